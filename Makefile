@@ -1,0 +1,93 @@
+# `make` lists what there is. Everything is installed into $(VENV), and again only when pyproject.toml changes.
+
+PYTHON ?= python3
+VENV ?= .venv
+HOST ?= 127.0.0.1
+PORT ?= 8000
+WORKERS ?= 4
+# Limits `make test` to some tests, without the coverage floor: make test ARGS="tests/workers -k drain"
+ARGS ?=
+
+BIN := $(VENV)/bin
+VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
+# One stamp per Python version: another PYTHON makes the environment anew.
+MADE := $(VENV)/.made-$(VERSION)
+INSTALL = $(BIN)/python -m pip -qq --disable-pip-version-check install
+SOURCES := workers tests deploy/examples .ci
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+.PHONY: help run test compliance soak lint format types layers bench dist clean
+
+help: ## list the targets
+	@echo "make TARGET [PYTHON=$(PYTHON)] [VENV=$(VENV)] [PORT=$(PORT)] [WORKERS=$(WORKERS)] [ARGS=...]"
+	@sed -n 's/^\([a-z]*\):.*## /  \1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 14
+
+run: $(VENV)/.example ## serve the example application on four workers
+	@echo "Starting $(WORKERS) workers. Open http://$(HOST):$(PORT)/ — Ctrl-C stops."
+	@exec $(BIN)/gunicorn hello:app --chdir deploy/examples -k outrider.UvicornWorker \
+		-w $(WORKERS) -b $(HOST):$(PORT)
+
+test: $(VENV)/.test ## run the tests, with the coverage floor
+ifeq ($(strip $(ARGS)),)
+	@$(BIN)/coverage erase
+	@$(BIN)/coverage run -m pytest -q
+	@$(BIN)/coverage combine --quiet
+	@$(BIN)/coverage report
+else
+	@$(BIN)/python -m pytest -q $(ARGS)
+endif
+
+compliance: $(VENV)/.test ## replay the HTTP/1.1 corpus
+	@$(BIN)/python -m pytest -q tests/compliance $(ARGS)
+
+soak: $(VENV)/.test ## lose no request, for longer
+	@OUTRIDER_SOAK=1 $(BIN)/python -m pytest -q tests/integration/test_zero_loss.py $(ARGS)
+
+lint: $(VENV)/.lint ## check format and style
+	@$(BIN)/ruff format --quiet --check --diff $(SOURCES)
+	@$(BIN)/ruff check --quiet $(SOURCES)
+
+format: $(VENV)/.lint ## format, and fix what can be fixed
+	@$(BIN)/ruff check --quiet --fix $(SOURCES)
+	@$(BIN)/ruff format --quiet $(SOURCES)
+
+types: $(VENV)/.test $(VENV)/.lint ## check the types
+	@$(BIN)/mypy
+
+layers: $(VENV)/.lint ## check which module may import which
+	@$(BIN)/lint-imports --no-logo
+
+bench: $(VENV)/.bench ## measure against other servers, side by side
+	@$(BIN)/python tests/bench $(ARGS)
+
+dist: $(VENV)/.lint ## build wheel and sdist into dist/
+	@rm -rf dist
+	@$(BIN)/python -m build --outdir dist >$(VENV)/build.log 2>&1 || { cat $(VENV)/build.log; exit 1; }
+	@ls dist/*
+
+clean: ## remove what make has made
+	@rm -rf dist htmlcov .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	@! ls $(VENV)/.made-* >/dev/null 2>&1 || rm -rf $(VENV)
+	@find workers tests deploy .ci -name __pycache__ -prune -exec rm -rf {} +
+
+$(MADE):
+	@$(PYTHON) -c '' 2>/dev/null || { \
+		echo "$(PYTHON) was not found: install Python 3.11 or newer, or name one with PYTHON=..." >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "$(PYTHON) is Python $(VERSION), Outrider needs 3.11 or newer: name one with PYTHON=..." >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+		echo "$(PYTHON) cannot make environments: install its venv module (Debian: apt install python3-venv)" >&2; exit 1; }
+	@[ ! -e $(VENV) ] || ls $(VENV)/.made-* >/dev/null 2>&1 || { \
+		echo "$(VENV) was not made by make: remove it, or choose another with VENV=..." >&2; exit 1; }
+	@rm -rf $(VENV) && mkdir -p $(VENV) && touch $(VENV)/.made-unfinished
+	@$(PYTHON) -m venv $(VENV)
+	@# The pip of Python 3.11 and 3.12 has no --group.
+	@$(INSTALL) --upgrade 'pip>=25.1'
+	@rm $(VENV)/.made-unfinished && touch $@
+
+$(VENV)/.example $(VENV)/.test $(VENV)/.lint $(VENV)/.bench: pyproject.toml $(MADE)
+	@echo "Installing the $(patsubst .%,%,$(notdir $@)) dependencies into $(VENV) ..."
+	@$(INSTALL) --editable . --group $(patsubst .%,%,$(notdir $@))
+	@touch $@

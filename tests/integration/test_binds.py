@@ -1,0 +1,114 @@
+"""Every kind of listener that gunicorn can bind or be given serves requests."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+from outrider_testing.gunicorn_process import PROBE
+from outrider_testing.http_client import Address, can_connect, fetch
+from outrider_testing.launchers import as_systemd
+from outrider_testing.serving import Serve
+
+
+@pytest.fixture
+def listener() -> Iterator[socket.socket]:
+    """A TCP socket that somebody else bound."""
+    with closing(socket.create_server(("127.0.0.1", 0), backlog=128)) as sock:
+        yield sock
+
+
+def address_of(sock: socket.socket) -> Address:
+    address: tuple[str, int] = sock.getsockname()
+    return address
+
+
+def test_server_listens_on_tcp(serve: Serve) -> None:
+    server = serve(PROBE, "--bind", "127.0.0.1:0")
+    answer = server.get("/identity").json()
+    assert answer["client"][0] == "127.0.0.1"
+    assert answer["server"] == list(server.address)
+
+
+def test_server_listens_on_tcp6(serve: Serve) -> None:
+    server = serve(PROBE, "--bind", "[::1]:0")
+    assert server.address[0] == "::1"
+    answer = server.get("/identity").json()
+    assert answer["client"][0] == "::1"
+    assert answer["server"] == list(server.address)
+
+
+def test_server_listens_on_unix_socket_and_removes_it(serve: Serve) -> None:
+    server = serve(PROBE, "--bind", "unix:server.sock", workers=0)
+    path = server.directory / "server.sock"
+    server.address = str(path)
+    server.wait_until_ready()
+    answer = server.get("/identity").json()
+    assert answer["client"] is None
+    assert answer["server"] == ["server.sock", None]
+    server.stop()
+    assert not path.exists()
+
+
+def test_server_listens_on_abstract_unix_socket(serve: Serve) -> None:
+    name = f"\0outrider-{uuid4()}"
+    # A NUL cannot be part of a command line.
+    server = serve(config=f"bind = {'unix:' + name!r}\n", workers=0)
+    server.address = name
+    server.wait_until_ready()
+    assert server.get("/identity").json()["client"] is None
+
+
+def test_server_listens_on_several_addresses(serve: Serve) -> None:
+    server = serve(PROBE, "--bind", "127.0.0.1:0", "--bind", "unix:second.sock")
+    assert server.get("/").body == b"hello"
+    assert fetch(str(server.directory / "second.sock"), "/").body == b"hello"
+
+
+def test_server_listens_on_given_descriptor(serve: Serve, listener: socket.socket) -> None:
+    fd = listener.fileno()
+    server = serve(PROBE, "--bind", f"fd://{fd}", pass_fds=[fd])
+    assert server.address == address_of(listener)
+    assert server.get("/").body == b"hello"
+    server.stop()
+    assert can_connect(address_of(listener)), "the socket of somebody else was shut down"
+
+
+def test_server_listens_on_sockets_of_systemd(serve: Serve, tmp_path: Path, listener: socket.socket) -> None:
+    path = tmp_path / "activated.sock"
+    with closing(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)) as second:
+        second.bind(str(path))
+        second.listen()
+        descriptors = [listener.fileno(), second.fileno()]
+        server = serve(workers=2, launcher=as_systemd(*descriptors), pass_fds=descriptors)
+        assert server.address == address_of(listener)
+        assert server.get("/").body == b"hello"
+        assert fetch(str(path), "/").body == b"hello"
+        server.reload()
+        assert fetch(str(path), "/").body == b"hello"
+        server.stop()
+    assert path.exists(), "systemd's socket was removed"
+
+
+def test_workers_share_port_with_reuse_port(serve: Serve) -> None:
+    with closing(socket.socket()) as reservation:
+        reservation.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        # Bound but not listening: it keeps the number and gets no connection.
+        reservation.bind(("127.0.0.1", 0))
+        address = reservation.getsockname()
+        server = serve(PROBE, "--reuse-port", "--bind", f"127.0.0.1:{address[1]}", "-w", "2", workers=0)
+        server.address = address
+        server.wait_until_ready(workers=2)
+        workers = set(server.workers())
+        seen: set[int] = set()
+
+        def every_worker_has_answered() -> bool:
+            seen.add(int(server.get("/pid").body))
+            return seen == workers
+
+        server.until(every_worker_has_answered, what="answers of both workers")

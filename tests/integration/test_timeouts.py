@@ -1,0 +1,181 @@
+"""The heartbeat, the watchdog that names who holds the loop, and the deadline of a drain."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+
+from outrider_testing.gunicorn_process import PROBE, GunicornProcess
+from outrider_testing.http_client import HTTPConnection, encode_request
+from outrider_testing.serving import Serve
+
+# gunicorn's master looks once a second.
+MASTER_PERIOD = 1.0
+
+
+def start_request(server: GunicornProcess, target: str) -> HTTPConnection:
+    connection = server.connect(timeout=15.0)
+    connection.send(encode_request("GET", target))
+    return connection
+
+
+# A loop that is held
+
+
+@pytest.mark.parametrize(
+    "target, culprit",
+    [("/block?seconds=30", "hold_loop_in_system_call"), ("/spin", "spin_for_ever")],
+)
+def test_watchdog_names_culprit_before_gunicorn_kills_worker(serve: Serve, target: str, culprit: str) -> None:
+    # Without the stall warning, what is logged comes from the timeout.
+    server = serve(PROBE, "--timeout", "2", env={"OUTRIDER_STALL_WARNING": "0"})
+    (worker,) = server.workers()
+    with start_request(server, target):
+        server.until_event(f"blocking {worker}")
+        server.wait_until_gone(worker, 2 + 3 * MASTER_PERIOD)
+    server.until(lambda: server.get("/pid").status == 200, what="the next worker's answer")
+    log = server.log_text()
+    killed = log.index("WORKER TIMEOUT")
+    assert culprit in log[:killed], "the stack comes too late"
+    assert f"GET {target.partition('?')[0]}" in log[:killed], "the request in flight comes too late"
+
+
+def test_stall_warning_names_culprit_and_worker_goes_on(serve: Serve) -> None:
+    server = serve()
+    (worker,) = server.workers()
+    with start_request(server, "/block?seconds=1.5") as connection:
+        assert connection.read_response().body == b"done"
+    server.until_log(r"\[WARNING\].*(loop|stall|held|block)")
+    assert "hold_loop_in_system_call" in server.log_text()
+    assert "/block" in server.log_text()
+    assert server.workers() == [worker]
+
+
+def test_stall_warning_period_is_setting(serve: Serve) -> None:
+    server = serve(env={"OUTRIDER_STALL_WARNING": "0.2"})
+    with start_request(server, "/block?seconds=0.6") as connection:
+        assert connection.read_response().body == b"done"
+    server.until_log("hold_loop_in_system_call")
+
+
+def test_quick_requests_cause_no_warning(serve: Serve) -> None:
+    server = serve()
+    for _ in range(20):
+        assert server.get("/slow?seconds=0.01").status == 200
+    assert "[WARNING]" not in server.log_text()
+
+
+def test_idle_worker_outlives_timeout(serve: Serve) -> None:
+    server = serve(PROBE, "--timeout", "1")
+    (worker,) = server.workers()
+    with start_request(server, "/slow?seconds=3.2") as connection:
+        assert connection.read_response().body == b"done"
+    assert server.workers() == [worker]
+    assert "WORKER TIMEOUT" not in server.log_text()
+
+
+def test_timeout_zero_switches_heartbeat_off(serve: Serve) -> None:
+    server = serve(PROBE, "--timeout", "0")
+    with start_request(server, "/block?seconds=1.2") as connection:
+        assert connection.read_response().body == b"done"
+    assert len(server.booted_workers()) == 1
+
+
+# Drain
+
+
+def signal_master(server: GunicornProcess) -> None:
+    server.signal(signal.SIGTERM)
+
+
+def signal_worker(server: GunicornProcess) -> None:
+    server.signal(signal.SIGTERM, server.workers()[0])
+
+
+def test_drain_longer_than_timeout_completes(serve: Serve) -> None:
+    """The two ways to drain pass their four seconds side by side."""
+    acts: tuple[Callable[[GunicornProcess], None], ...] = (signal_master, signal_worker)
+    servers = [serve(PROBE, "--timeout", "2") for _ in acts]
+    connections = [start_request(server, "/slow?seconds=4") for server in servers]
+    for server, act in zip(servers, acts, strict=True):
+        server.until(lambda server=server: reads_in_flight(server), what="the request")  # type: ignore[misc]  # a bound loop variable
+        act(server)
+    for server, connection in zip(servers, connections, strict=True):
+        with connection:
+            assert connection.read_response().body == b"done"
+        assert "WORKER TIMEOUT" not in server.log_text()
+
+
+def reads_in_flight(server: GunicornProcess) -> bool:
+    return any(event.startswith("slow ") for event in server.events())
+
+
+def test_graceful_timeout_is_deadline_of_worker(serve: Serve) -> None:
+    server = serve(PROBE, "--graceful-timeout", "1")
+    (worker,) = server.workers()
+    with server.hold("request"):
+        start = time.monotonic()
+        server.signal(signal.SIGTERM, worker)
+        server.wait_until_gone(worker, 3.0)
+        assert time.monotonic() - start > 0.9
+    # Who did not finish in time is in the log.
+    assert "/gate/request" in server.log_text()
+
+
+def test_graceful_timeout_bounds_lifespan_shutdown(serve: Serve) -> None:
+    server = serve("outrider_testing.apps.broken:shutdown_hangs", "--graceful-timeout", "1")
+    (worker,) = server.workers()
+    server.signal(signal.SIGTERM, worker)
+    server.wait_until_gone(worker, 3.0)
+
+
+def test_second_signal_ends_drain_at_once(serve: Serve) -> None:
+    server = serve()
+    (worker,) = server.workers()
+    with server.hold("request"):
+        server.signal(signal.SIGTERM, worker)
+        server.signal(signal.SIGQUIT, worker)
+        server.wait_until_gone(worker, 1.0)
+    assert "cancelled request" in server.events()
+
+
+# Recycling
+
+
+def test_worker_is_recycled_after_max_requests(serve: Serve) -> None:
+    server = serve(PROBE, "--max-requests", "5")
+    pids = [int(server.get("/pid", timeout=15.0).body) for _ in range(16)]
+    assert len(set(pids)) >= 3
+    assert max(pids.count(pid) for pid in pids) <= 5
+
+
+def test_recycled_worker_finishes_request_in_flight(serve: Serve) -> None:
+    server = serve(PROBE, "--max-requests", "4")
+    (worker,) = server.workers()
+    with server.hold("request") as connection:
+        answers: list[bytes] = []
+        asking = threading.Thread(target=lambda: answers.extend(server.get("/pid").body for _ in range(6)))
+        asking.start()
+        server.until(lambda: len(answers) >= 2, what="the requests before the limit")
+        server.release("request")
+        assert connection.read_response().body == b"request"
+        asking.join(10.0)
+    assert len(answers) == 6
+    server.wait_until_gone(worker)
+    assert int(answers[-1]) != worker
+
+
+# Development reload
+
+
+def test_worker_is_replaced_when_file_changes(serve: Serve) -> None:
+    source = "from outrider_testing.apps.probe import make\napp = make({greeting!r})\n"
+    server = serve("changing:app", "--reload", files={"changing.py": source.format(greeting="old")})
+    assert server.get("/").body == b"old"
+    (server.directory / "changing.py").write_text(source.format(greeting="new"))
+    server.until(lambda: server.get("/").body == b"new", 8.0, "the new application")
+    assert len(server.booted_workers()) == 2

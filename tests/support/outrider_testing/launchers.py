@@ -1,0 +1,35 @@
+"""Commands to put before gunicorn's, for what has to happen in its process before it starts."""
+
+from __future__ import annotations
+
+import sys
+
+_WITHOUT_SETUID = """
+import ctypes, os, sys
+PR_CAPBSET_DROP, CAP_SETGID, CAP_SETUID = 24, 6, 7  # prctl(2), capabilities(7)
+libc = ctypes.CDLL(None, use_errno=True)
+if os.getuid() == 0:
+    for capability in (CAP_SETGID, CAP_SETUID):
+        if libc.prctl(PR_CAPBSET_DROP, capability, 0, 0, 0):
+            raise OSError(ctypes.get_errno(), "prctl")
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+_AS_SYSTEMD = """
+import fcntl, os, sys
+FIRST = 3  # SD_LISTEN_FDS_START
+descriptors = [fcntl.fcntl(int(fd), fcntl.F_DUPFD, 100) for fd in sys.argv[1].split(",")]
+for number, fd in enumerate(descriptors, FIRST):
+    os.dup2(fd, number)
+    os.close(fd)
+os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS=str(len(descriptors)))
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+WITHOUT_SETUID = (sys.executable, "-c", _WITHOUT_SETUID)
+"""Run without the right to change the user, as root too."""
+
+
+def as_systemd(*descriptors: int) -> tuple[str, ...]:
+    """Hand listening sockets over as systemd does (sd_listen_fds(3)). They must be inherited as well."""
+    return (sys.executable, "-c", _AS_SYSTEMD, ",".join(map(str, descriptors)))

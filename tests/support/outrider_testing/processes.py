@@ -1,0 +1,51 @@
+"""Read the process table in /proc: who runs in a session, who is whose child."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+ZOMBIE = "Z"
+
+
+@dataclass(frozen=True)
+class Process:
+    """One row of the process table."""
+
+    pid: int
+    state: str
+    parent: int
+    session: int
+
+
+def read_process(pid: int) -> Process | None:
+    """Return the process `pid`, or None when there is none (proc(5), /proc/pid/stat)."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    # The command name is in parentheses and may hold spaces and parentheses itself.
+    state, parent, _group, session = text.rpartition(")")[2].split()[:4]
+    return Process(pid, state, int(parent), int(session))
+
+
+def processes() -> list[Process]:
+    """Return every process that has not been reduced to a zombie."""
+    found = (read_process(int(entry.name)) for entry in Path("/proc").iterdir() if entry.name.isdigit())
+    return [process for process in found if process is not None and process.state != ZOMBIE]
+
+
+def is_running(pid: int) -> bool:
+    """Tell whether `pid` still executes; a zombie that waits to be reaped does not."""
+    process = read_process(pid)
+    return process is not None and process.state != ZOMBIE
+
+
+def children(parent: int) -> list[int]:
+    """Return the pids of the living children of `parent`, lowest first."""
+    return sorted(process.pid for process in processes() if process.parent == parent)
+
+
+def session_members(session: int) -> list[int]:
+    """Return the pids that live in a session, whoever their parent is by now."""
+    return sorted(process.pid for process in processes() if process.session == session)

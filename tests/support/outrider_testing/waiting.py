@@ -1,0 +1,29 @@
+"""Wait for a condition with a deadline: the one place where a test passes time."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+POLL_INTERVAL = 0.01
+_never = threading.Event()
+
+
+def until(condition: Callable[[], T], deadline: float = 5.0, *, what: str = "") -> T:
+    """Call `condition` until it returns something true, and return that.
+
+    `deadline` is in seconds from now. Raises TimeoutError naming `what` when it passes.
+    """
+    end = time.monotonic() + deadline
+    while True:
+        result = condition()
+        if result:
+            return result
+        if time.monotonic() >= end:
+            message = f"not within {deadline} s: {what or getattr(condition, '__name__', condition)}"
+            raise TimeoutError(message)
+        _never.wait(POLL_INTERVAL)

@@ -1,0 +1,10 @@
+"""Errors that Outrider raises for a person to read."""
+
+from __future__ import annotations
+
+
+class ConfigurationError(RuntimeError):
+    """A setting that cannot be served: one line that names the setting, its value and what is allowed.
+
+    It is a RuntimeError because gunicorn prints those without a traceback and exits 1.
+    """

@@ -1,0 +1,461 @@
+"""HTTP/1.1 on one connection (RFC 9112): bytes to stream events through llhttp.
+
+The parser's callbacks record; `on_headers_complete` starts a stream. Requests are answered in the order they came:
+one stream runs, the others wait in a bounded queue. Every deadline is a number that the server's sweep compares;
+there is no timer per request. How a response becomes bytes is in `http1_response`.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+from collections import deque
+from http import HTTPStatus
+from typing import TYPE_CHECKING, cast
+
+import httptools
+
+from outrider.http1_head import interpret
+from outrider.http1_response import FOREVER, WRITE_HIGH_WATER, Reading, ResponseWriter
+from outrider.http1_rules import BadRequest
+from outrider.http_stream import HIGH_WATER, HTTPStream, Response
+from outrider.runtime import EXPECTS_CONTINUE, PERSISTENT, UPGRADE
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from outrider.http1_encoding import HeaderPair
+    from outrider.runtime import ConnectionContext
+
+LINGER = 2.0
+MOST_DISCARDED = 1 << 20
+MOST_QUEUED = 32
+FEED_SLICE = 16384
+MOST_FRAMING = 16384
+
+
+_IDLE, _HEAD, _BODY, _NOTHING = Reading
+_COMPLETE = Response.COMPLETE
+
+_UNDERSCORE, _TAB = b"_\t"
+_REQUEST_LINE = re.compile(rb"(?:\r\n)*[!#$%&'*+\-.^_`|~0-9A-Za-z]+ \S+ HTTP/\d\.\d\r\n")
+_KEEPALIVE_PROBES = ((socket.TCP_KEEPIDLE, 15), (socket.TCP_KEEPINTVL, 15), (socket.TCP_KEEPCNT, 4))
+
+
+class HTTP1Connection(ResponseWriter):
+    """One client connection. The listener makes it; the transport and the server's sweep drive it."""
+
+    __slots__ = (
+        "_active",
+        "_discarded",
+        "_framing_bytes",
+        "_head_bytes",
+        "_headers",
+        "_held",
+        "_odd",
+        "_parser",
+        "_paused",
+        "_queue",
+        "_receiving",
+        "_refusal",
+        "_served",
+        "_unparsed_framing",
+        "_url",
+    )
+
+    def __init__(self, context: ConnectionContext) -> None:
+        super().__init__(context)
+        self._parser = httptools.HttpRequestParser(self)
+        self._url = b""
+        self._headers: list[HeaderPair] = []
+        self._head_bytes = 0
+        self._framing_bytes = 0
+        self._discarded = 0
+        self._odd = False
+        self._active: HTTPStream | None = None
+        self._receiving: HTTPStream | None = None
+        self._queue: deque[HTTPStream] | None = None
+        self._refusal: BadRequest | None = None
+        self._unparsed_framing: bytes | None = None
+        self._held = b""
+        self._paused = False
+        self._served = False
+
+    # -- what the transport calls
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """asyncio: the connection is open."""
+        self._transport = cast("asyncio.Transport", transport)
+        self._transport.set_write_buffer_limits(high=WRITE_HIGH_WATER)
+        self.deadline = self._deadline_in(self._config.header_timeout)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """asyncio: the connection is gone."""
+        self._reading = _NOTHING
+        self._runtime.connections.discard(self)
+        self.resume_writing()
+        self._queue = None
+        stream, self._active = self._active, None
+        if stream is not None:
+            stream.disconnect(connection_lost=True)
+        self._runtime.on_change()
+
+    def eof_received(self) -> bool:
+        """asyncio: the client sends no more; what it asked for completely is still answered (RFC 9112 §9.6)."""
+        complete = self._receiving is None and self._reading is not _HEAD
+        self._reading = _NOTHING
+        if self._active is None or not complete or self._context.scheme == "https":
+            return False
+        self._active.disconnect(connection_lost=False)
+        sock = cast("socket.socket", self._transport.get_extra_info("socket"))
+        if sock.family != socket.AF_UNIX:
+            # Only TCP can find out whether a half-closed client still exists.
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            for option, value in _KEEPALIVE_PROBES:
+                sock.setsockopt(socket.IPPROTO_TCP, option, value)
+        return True
+
+    def data_received(self, data: bytes) -> None:
+        """asyncio: bytes from the client."""
+        size = len(data)
+        self._runtime.counters.bytes_in += size
+        reading = self._reading
+        if reading is _IDLE:
+            # By number, because `in` is several times slower for a byte string.
+            self._odd = (
+                _UNDERSCORE in data or _TAB in data or size > self._config.short_head or data.find(b" \r\n") >= 0
+            )
+        elif reading is _NOTHING:
+            return
+        elif reading is _HEAD:
+            self._odd = True
+        if size <= FEED_SLICE:
+            try:
+                self._parser.feed_data(data)
+            except httptools.HttpParserError as error:
+                self._handle_parser_stop(error, data)
+        else:
+            self._feed_slices(data)
+        if self._reading is not _IDLE:
+            self._note_unfinished(reading, size)
+
+    def _feed(self, data: bytes | memoryview) -> None:
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserError as error:
+            self._handle_parser_stop(error, bytes(data))
+
+    def _handle_parser_stop(self, error: httptools.HttpParserError, data: bytes) -> None:
+        if isinstance(error, httptools.HttpParserUpgrade):
+            self._pass_over_upgrade(data[error.args[0] :])
+        elif self._reading is not _NOTHING:
+            # Bytes after the last request that will be answered are no concern of ours.
+            self._refuse(_bad_request(error, data))
+
+    def _feed_slices(self, data: bytes) -> None:
+        """Feed a large read bit by bit, so that it can't fill the queue with thousands of small requests."""
+        view = memoryview(data)
+        for position in range(0, len(data), FEED_SLICE):
+            if self._queue and len(self._queue) >= MOST_QUEUED:
+                self._held = bytes(view[position:])
+                self._update_reading()
+                return
+            if self._receiving is not None:
+                self._feed(view[position:])
+                return
+            self._feed(view[position : position + FEED_SLICE])
+
+    def _note_unfinished(self, before: Reading, size: int) -> None:
+        """After bytes that did not end a request: set its deadline, and hold it to its limits."""
+        config = self._config
+        if self._reading is _HEAD:
+            if before is not _HEAD:
+                self._head_bytes = 0
+                if self._active is None:
+                    self.deadline = self._deadline_in(config.header_timeout)
+            self._head_bytes += size
+            self._refuse_oversized_head()
+        elif self._reading is _BODY:
+            if before is not _BODY:
+                self._framing_bytes = 0
+                self.deadline = self._deadline_in(config.body_timeout)
+                return
+            self._framing_bytes += size
+            if self._framing_bytes > MOST_FRAMING:
+                self._refuse(BadRequest(400, "chunk extensions or trailers outweigh the body"))
+            elif config.body_timeout:
+                credit = size / config.min_body_rate if config.min_body_rate else config.body_timeout
+                self.deadline = min(self.deadline + credit, self._runtime.now + config.body_timeout)
+
+    def _refuse_oversized_head(self) -> None:
+        config = self._config
+        line = config.limit_request_line
+        complete = len(self._url) + sum(len(name) + len(value) + 4 for name, value in self._headers)
+        field = config.limit_request_field_size
+        if line and len(self._url) > line:
+            self._refuse(BadRequest(414, "the request line is longer than limit_request_line"))
+        elif len(self._headers) > config.limit_request_fields:
+            self._refuse(BadRequest(431, "more header fields than limit_request_fields"))
+        elif self._head_bytes > config.largest_head or (
+            # The head began somewhere in the first read, so that one is allowed for.
+            self._headers and field and self._head_bytes - complete > field + FEED_SLICE
+        ):
+            self._refuse(BadRequest(431, "a header field is larger than limit_request_field_size"))
+
+    # -- what the parser calls
+
+    def on_url(self, url: bytes) -> None:
+        """httptools: a piece of the request target."""
+        if self._reading is _NOTHING:
+            raise BadRequest(400, "a request after the last one")
+        self._url += url
+        self._reading = _HEAD
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """httptools: a header field, or a trailer field once the body has begun."""
+        self._headers.append((name.lower(), value))
+
+    def on_headers_complete(self) -> None:
+        """httptools: the head is complete. Start its stream, or queue it behind the one that runs."""
+        scope, flags = interpret(self._context, self._parser, self._url, self._headers, self._odd)
+        self._url = b""
+        self._headers = []
+        most = self._config.limit_concurrency
+        if most and len(self._runtime.streams) >= most:
+            raise BadRequest(503, "limit_concurrency requests are in flight")
+        if flags & UPGRADE:
+            flags = self._plan_upgrade(scope["headers"], flags)
+        stream = HTTPStream(self._runtime, self, scope, flags)
+        if flags & EXPECTS_CONTINUE:
+            stream.expects_continue = True
+        self._receiving = stream
+        self._reading = _BODY
+        if self._active is None:
+            self._active = stream
+            stream.start()
+        elif self._queue is None:
+            self._queue = deque((stream,))
+        else:
+            self._queue.append(stream)
+            if len(self._queue) >= MOST_QUEUED:
+                self._update_reading()
+
+    def on_body(self, body: bytes) -> None:
+        """httptools: a piece of the request body."""
+        stream = self._receiving
+        if stream is None:
+            return
+        self._framing_bytes = max(0, self._framing_bytes - 16 * len(body))
+        if stream.response is _COMPLETE:
+            self._discarded += len(body)
+            if self._discarded > MOST_DISCARDED:
+                self._linger()
+            return
+        stream.feed_body(body)
+        if stream.buffered > HIGH_WATER:
+            self._update_reading()
+
+    def on_message_complete(self) -> None:
+        """httptools: the request is complete, trailers included; those are dropped."""
+        stream = self._receiving
+        if stream is None or self._unparsed_framing is not None:
+            return
+        self._receiving = None
+        if self._headers:
+            self._headers = []
+        self._reading = _IDLE if stream.flags & PERSISTENT else _NOTHING
+        self.deadline = FOREVER
+        stream.end_body()
+        if stream.response is _COMPLETE:
+            self._next()
+
+    # -- what the stream calls
+
+    def send_continue(self, stream: HTTPStream) -> None:
+        """Write the interim response 100 (RFC 9110 §10.1.1) and start to expect the body."""
+        if self._receiving is stream:
+            self.deadline = self._deadline_in(self._config.body_timeout)
+        super().send_continue(stream)
+
+    def response_complete(self, stream: HTTPStream) -> None:
+        """The response is written: go on with the next request, or with none."""
+        self._active = None
+        self._served = True
+        if self._reading is _IDLE and not (self._queue or self._closing or self._runtime.draining):
+            self.deadline = self._runtime.now + self._config.keepalive
+        elif self._closing:
+            self._finish()
+        elif self._receiving is stream:
+            self._discarded = 0
+            self._update_reading()
+        else:
+            self._next()
+
+    def body_consumed(self) -> None:
+        """The application has taken the buffered request body: read on."""
+        self._update_reading()
+
+    def cut(self, stream: HTTPStream) -> None:
+        """Break the connection off so that the client can tell that the response is incomplete."""
+        self._active = None
+        self._reading = _NOTHING
+        super().cut(stream)
+
+    # -- what the server calls
+
+    def begin_drain(self) -> None:
+        """The worker drains: an idle connection serves one more request or closes after a quiet linger."""
+        if self._active is None and self._reading is _IDLE and self._served:
+            self.deadline = min(self.deadline, self._runtime.now + self._config.drain_linger)
+
+    def expire(self) -> None:
+        """The deadline has passed."""
+        if self._transport.is_closing():
+            self.abort()
+        elif self._reading is _HEAD or self._reading is _BODY:
+            self._refuse(BadRequest(408, "the request did not arrive in time"))
+        else:
+            self._close()
+
+    # -- inside
+
+    def _next(self) -> None:
+        """Nothing is being answered: take the next request from the queue, or wait for one."""
+        if self._queue:
+            stream = self._active = self._queue.popleft()
+            stream.start()
+            if self._paused:
+                self._update_reading()
+        elif self._refusal is not None:
+            self._send_refusal(self._refusal)
+        elif self._reading is _NOTHING:
+            self._finish()
+        elif self._reading is _IDLE:
+            config = self._config
+            idle = min(config.keepalive, config.drain_linger) if self._runtime.draining else config.keepalive
+            self.deadline = self._runtime.now + idle
+        else:
+            self.deadline = self._deadline_in(self._config.header_timeout)
+
+    def _is_last(self, stream: HTTPStream) -> bool:
+        if stream.flags & PERSISTENT and self._reading is _IDLE and not self._runtime.draining:
+            return False
+        if self._queue or self._refusal is not None or self._reading is _HEAD:
+            return False
+        unasked_body = self._receiving is stream and stream.expects_continue
+        return self._runtime.draining or self._reading is _NOTHING or unasked_body or not stream.flags & PERSISTENT
+
+    def _update_reading(self) -> None:
+        """Read only while there is room for what comes: bodies in their streams, requests in the queue."""
+        stream = self._receiving
+        full_body = stream is not None and stream.response is not _COMPLETE and stream.buffered > HIGH_WATER
+        full_queue = self._queue is not None and len(self._queue) >= MOST_QUEUED
+        if full_body or full_queue:
+            self._paused = True
+            self.deadline = FOREVER
+            self._transport.pause_reading()
+        elif self._paused:
+            self._paused = False
+            if stream is not None:
+                self.deadline = self._deadline_in(self._config.body_timeout)
+            self._transport.resume_reading()
+            if self._held:
+                held, self._held = self._held, b""
+                self._feed_slices(held)
+                if self._reading is not _IDLE:
+                    self._note_unfinished(_IDLE, len(held))
+
+    def _plan_upgrade(self, headers: list[HeaderPair], flags: int) -> int:
+        """Ignore an Upgrade (RFC 9110 §7.8), although llhttp stops parsing at it.
+
+        Where the request has a body, another parser reads it and the connection ends with this exchange.
+        """
+        framing = [pair for pair in headers if pair[0] in (b"content-length", b"transfer-encoding")]
+        if not framing:
+            return flags & ~UPGRADE
+        self._unparsed_framing = b"".join(b"%b: %b\r\n" % pair for pair in framing)
+        return flags & ~PERSISTENT & ~UPGRADE
+
+    def _pass_over_upgrade(self, rest: bytes) -> None:
+        if self._unparsed_framing is not None:
+            self._parser = httptools.HttpRequestParser(_BodyEvents(self))
+            head = b"POST / HTTP/1.1\r\nHost: body\r\n%b\r\n" % self._unparsed_framing
+            self._unparsed_framing = None
+            self._parser.feed_data(head)
+        if rest:
+            self._feed(rest)
+
+    def _refuse(self, error: BadRequest) -> None:
+        """Answer with an error of our own once the requests before it are answered, and read no more."""
+        self._runtime.log.warning("Refused a request from %s: %s", self.client, error)
+        stream = self._receiving
+        self._reading = _NOTHING
+        if stream is not None and stream is self._active:
+            if stream.response is Response.STREAMING:
+                stream.disconnect(connection_lost=True)
+                self.cut(stream)
+                return
+            self._active = None
+            stream.disconnect(connection_lost=True)
+        elif stream is not None and self._queue and self._queue[-1] is stream:
+            self._queue.pop()
+        elif stream is not None:
+            self._linger()
+            return
+        self._refusal = error
+        if self._active is None:
+            self._send_refusal(error)
+
+    def _send_refusal(self, error: BadRequest) -> None:
+        body = HTTPStatus(error.status).phrase.encode()
+        lines, *_ = encode_fields([(b"content-type", b"text/plain"), (b"content-length", b"%d" % len(body))])
+        ending = self._runtime.default_headers.endings[0]
+        self._write(b"".join((STATUS_LINES[error.status], *lines, b"connection: close\r\n", ending, body)))
+        self._linger()
+
+    def _finish(self) -> None:
+        """No further request will be answered."""
+        if self._receiving is not None:
+            self._linger()
+        else:
+            self._close()
+
+    def _linger(self) -> None:
+        """Close so that the client can still read its answer although we don't read its request (RFC 9112 §9.6)."""
+        self._reading = _NOTHING
+        self._receiving = None
+        if self._transport.is_closing() or not self._transport.can_write_eof():
+            self._close()
+            return
+        self._update_reading()
+        self._transport.write_eof()
+        self.deadline = self._runtime.now + LINGER
+
+
+
+class _BodyEvents:
+    """Callbacks of a parser that reads only a body, its head having been parsed by another."""
+
+    __slots__ = ("on_body", "on_message_complete")
+
+    def __init__(self, connection: HTTP1Connection) -> None:
+        self.on_body = connection.on_body
+        self.on_message_complete = connection.on_message_complete
+
+
+def _bad_request(error: httptools.HttpParserError, data: bytes) -> BadRequest:
+    """The refusal that a parser error stands for.
+
+    Raises:
+        BaseException: whatever a callback of ours raised by mistake.
+    """
+    if isinstance(error, httptools.HttpParserCallbackError):
+        cause = error.__context__
+        if isinstance(cause, BadRequest):
+            return cause
+        raise cause or error
+    if isinstance(error, httptools.HttpParserInvalidMethodError) and _REQUEST_LINE.match(data):
+        return BadRequest(501, "an unknown method")
+    if str(error) == "Invalid HTTP version":
+        return BadRequest(505, "an HTTP version other than 1.0 and 1.1")
+    return BadRequest(400, str(error))

@@ -1,0 +1,317 @@
+"""One HTTP request and its response, between the wire and the application (ASGI HTTP, spec version 2.5).
+
+The file knows no HTTP version: the wire feeds request events in, and takes response events out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from enum import Enum
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from outrider.http1_encoding import EncodedFields, HeaderPair
+    from outrider.runtime import Message, Runtime, Scope
+
+HIGH_WATER = 65536
+
+_SERVER_ERROR = b"Internal Server Error"
+_SERVER_ERROR_HEADERS = [
+    (b"content-type", b"text/plain; charset=utf-8"),
+    (b"content-length", b"%d" % len(_SERVER_ERROR)),
+    (b"connection", b"close"),
+]
+
+
+class ClientDisconnected(OSError):
+    """`send()` after the client went away (ASGI HTTP spec 2.4)."""
+
+
+class Wire(Protocol):
+    """What a stream asks of the connection that carries it."""
+
+    def encode(self, headers: Iterable[HeaderPair]) -> EncodedFields: ...
+    def send_response(
+        self, stream: HTTPStream, status: int, fields: EncodedFields, body: bytes, more: bool
+    ) -> None: ...
+    def send_body(self, stream: HTTPStream, body: bytes, more: bool) -> None: ...
+    def send_continue(self, stream: HTTPStream) -> None: ...
+    def response_complete(self, stream: HTTPStream) -> None: ...
+    def cut(self, stream: HTTPStream) -> None: ...
+    def body_consumed(self) -> None: ...
+    def wait_writable(self) -> asyncio.Future[None] | None: ...
+
+
+class Request(Enum):
+    """How much of the request has come. DELIVERED: the application has the end of the body."""
+
+    RECEIVING = "receiving"
+    RECEIVED = "received"
+    DELIVERED = "delivered"
+
+
+class Response(Enum):
+    """How far the response is. CUT: the connection was broken off under it."""
+
+    PENDING = "pending"
+    STARTED = "started"
+    STREAMING = "streaming"
+    COMPLETE = "complete"
+    CUT = "cut"
+
+
+# Module names, because reaching through the Enum class costs a lookup on every message.
+_RECEIVING, _RECEIVED, _DELIVERED = Request
+_PENDING, _STARTED, _STREAMING, _COMPLETE, _CUT = Response
+
+
+class HTTPStream:
+    """One application call.
+
+    `flags` belongs to the wire. `buffered` is the bytes of request body that wait for `receive()`;
+    `expects_continue` holds until the client that waits for it has been sent a 100.
+    """
+
+    __slots__ = (
+        "_body",
+        "_disconnected",
+        "_fields",
+        "_headers",
+        "_request",
+        "_runtime",
+        "_status",
+        "_task",
+        "_told_to_end",
+        "_token",
+        "_waiter",
+        "_wire",
+        "buffered",
+        "expects_continue",
+        "flags",
+        "response",
+        "scope",
+        "sent",
+        "started_at",
+    )
+
+    def __init__(self, runtime: Runtime, wire: Wire, scope: Scope, flags: int) -> None:
+        self._runtime = runtime
+        self._wire = wire
+        self._body: list[bytes] = []
+        self._request = _RECEIVING
+        self._disconnected = False
+        self._told_to_end = False
+        self._waiter: asyncio.Future[None] | None = None
+        self._task: asyncio.Task[None] | None = None
+        self.scope = scope
+        self.flags = flags
+        self.expects_continue = False
+        self.response = _PENDING
+        self.buffered = 0
+        self.sent = 0
+
+    # -- events from the wire
+
+    def start(self) -> None:
+        """Call the application. The wire does so when it is this request's turn."""
+        runtime = self._runtime
+        self.started_at = runtime.now
+        runtime.streams.add(self)
+        self._task = runtime.spawn(self._run())
+
+    def feed_body(self, data: bytes) -> None:
+        """Take a piece of the request body; it is dropped once the response is over."""
+        if self.response is _COMPLETE or self.response is _CUT:
+            return
+        self.expects_continue = False
+        self._body.append(data)
+        self.buffered += len(data)
+        if self._waiter is not None:
+            self._wake()
+
+    def end_body(self) -> None:
+        """The request is complete."""
+        self._request = _RECEIVED
+        if self._waiter is not None:
+            self._wake()
+
+    def disconnect(self, *, connection_lost: bool) -> None:
+        """Tell the application that its client has gone (`http.disconnect`).
+
+        With `connection_lost`, writing is over as well: `send()` raises from now on, and the call is cancelled when
+        `asgi_disconnect_grace_period` has passed. Otherwise the client only stopped sending (a half-close, RFC 9112
+        §9.6) and still gets its response.
+        """
+        self._told_to_end = True
+        self._wake()
+        if connection_lost and not self._disconnected:
+            self._disconnected = True
+            grace = self._runtime.config.disconnect_grace
+            if self._task is None or self._task.done():
+                return
+            if grace > 0:
+                self._runtime.loop.call_later(grace, self.cancel)
+            else:
+                self.cancel()
+
+    def notify_drain(self, *, last_call: bool) -> None:
+        """Tell a streaming response that the worker drains.
+
+        The client of an event stream reconnects wherever it ends, so that is told at once; any other response is
+        told only at the `last_call`, shortly before it would be cut.
+        """
+        if self.response is _STREAMING and (last_call or self._is_event_stream()):
+            self._told_to_end = True
+            self._wake()
+
+    def cancel(self) -> None:
+        """Cancel the application call, if it still runs."""
+        if self._task is not None and not self._task.done():
+            self._task.cancel()
+
+    # -- the application's side
+
+    async def receive(self) -> Message:
+        """ASGI `receive()`: `http.request` until the body is delivered, then `http.disconnect`."""
+        while True:
+            if self._disconnected or self.response is _COMPLETE or self.response is _CUT:
+                return {"type": "http.disconnect"}
+            if self._body or self._request is _RECEIVED:
+                return self._take_body()
+            if self._told_to_end:
+                return {"type": "http.disconnect"}
+            if self.expects_continue:
+                self.expects_continue = False
+                self._wire.send_continue(self)
+            if self._waiter is None:
+                self._waiter = self._runtime.loop.create_future()
+            # Shielded because a cancelled receive() must not take another one's future with it.
+            await asyncio.shield(self._waiter)
+
+    async def send(self, message: Message) -> None:
+        """ASGI `send()`.
+
+        Raises:
+            ClientDisconnected: the client has gone.
+            RuntimeError: a message out of order, or one that may not go on the wire.
+        """
+        kind = message["type"]
+        response = self.response
+        if self._disconnected:
+            raise ClientDisconnected("the client has disconnected")
+        if kind == "http.response.body" and (response is _STARTED or response is _STREAMING):
+            body = message.get("body", b"")
+            more = message.get("more_body", False)
+            if type(body) is not bytes:
+                body = bytes(body)
+            wire = self._wire
+            if response is _STARTED:
+                wire.send_response(self, self._status, self._fields, body, more)
+                self.response = _STREAMING
+            else:
+                wire.send_body(self, body, more)
+            self.sent += len(body)
+            if not more:
+                self._complete()
+            elif (writable := wire.wait_writable()) is not None:
+                await writable
+        elif kind == "http.response.start" and response is _PENDING:
+            status = self._status = message["status"]
+            if not 200 <= status <= 999:  # RFC 9110 §15: three digits, and 1xx is never final
+                raise RuntimeError(f"{status!r} is no status of a final response (RFC 9110 §15)")
+            self._headers = headers = message.get("headers", ())
+            self._fields = fields = self._wire.encode(headers)
+            self.response = _STARTED
+            if fields[1] is None:
+                # The first piece of a body without length may be long in coming: the head does not wait for it.
+                self._send_head(b"", more=True)
+        else:
+            raise RuntimeError(f"{kind!r} was sent while the response was {response.value}")
+
+    def _send_head(self, body: bytes, more: bool) -> None:
+        self._wire.send_response(self, self._status, self._fields, body, more)
+        self.response = _STREAMING
+
+    def _take_body(self) -> Message:
+        body = self._body
+        data = body[0] if len(body) == 1 else b"".join(body)
+        was_full = self.buffered > HIGH_WATER
+        self._body = []
+        self.buffered = 0
+        if self._request is _RECEIVED:
+            self._request = _DELIVERED
+        elif was_full:
+            self._wire.body_consumed()
+        return {"type": "http.request", "body": data, "more_body": self._request is _RECEIVING}
+
+    # -- inside
+
+    async def _run(self) -> None:
+        runtime = self._runtime
+        observer = runtime.observer
+        try:
+            if observer is not None:
+                self._token = observer.started(self.scope)
+            await runtime.app(self.scope, self.receive, self.send)
+            if self.response is not _COMPLETE and not self._disconnected:
+                self._fail("ASGI application returned without completing its response")
+        except ClientDisconnected:
+            runtime.log.debug("Client left during %s %s", self.scope["method"], self.scope["path"])
+        except asyncio.CancelledError:
+            if self.response is not _COMPLETE and not self._disconnected:
+                self._fail("Request cancelled")
+        except Exception as error:  # noqa: BLE001  # whatever an application raises becomes a 500
+            self._fail("Exception in ASGI application", error)
+        finally:
+            runtime.streams.discard(self)
+            if runtime.draining:
+                runtime.on_change()
+
+    def _fail(self, reason: str, error: BaseException | None = None) -> None:
+        """Answer 500, or cut the connection where the response has begun, so that the client can tell."""
+        self._runtime.log.error("%s: %s %s", reason, self.scope["method"], self.scope["path"], exc_info=error)
+        if self._disconnected:
+            return
+        if self.response is _PENDING or self.response is _STARTED:
+            self._status = 500
+            self._headers = _SERVER_ERROR_HEADERS
+            self._fields = self._wire.encode(_SERVER_ERROR_HEADERS)
+            self._send_head(_SERVER_ERROR, more=False)
+            self.sent = len(_SERVER_ERROR)
+            self._complete()
+        elif self.response is _STREAMING:
+            self.response = _CUT
+            self._observe()
+            self._wire.cut(self)
+
+    def _complete(self) -> None:
+        self.response = _COMPLETE
+        runtime = self._runtime
+        counters = runtime.counters
+        counters.requests += 1
+        if counters.requests == runtime.max_requests:
+            runtime.on_max_requests()
+        if self._status >= 500:
+            counters.errors_5xx += 1
+        if runtime.observer is not None:
+            self._observe()
+        if self._waiter is not None:
+            self._wake()
+        self._wire.response_complete(self)
+
+    def _observe(self) -> None:
+        observer = self._runtime.observer
+        if observer is not None:
+            observer.finished(self._token, self.scope, self._status, self._headers, self.sent)
+
+    def _is_event_stream(self) -> bool:
+        return any(
+            name.lower() == b"content-type" and value.lower().startswith(b"text/event-stream")
+            for name, value in self._headers
+        )
+
+    def _wake(self) -> None:
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None:
+            waiter.set_result(None)

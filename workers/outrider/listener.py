@@ -1,0 +1,228 @@
+"""Accepting connections: one listening socket of this worker, and the gate that spreads connections over workers.
+
+All workers of a shared listener wake for one connection, and an event loop would take everything that is queued in
+one go. So a worker takes one at a time, and while another worker holds fewer it steps aside for a moment after each,
+for that one to be faster. If nobody was, it takes twice as many next time: nothing waits for a worker that hangs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+import time
+from typing import TYPE_CHECKING, Any
+
+from outrider.http1 import HTTP1Connection
+from outrider.http1_head import FORWARDED_FOR, NOTABLE
+from outrider.proxy_protocol import NotProxy, ProxyHeader, ProxyMode, ProxyProtocolError, parse
+from outrider.runtime import ConnectionContext
+from outrider.scoreboard import Field
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import Coroutine
+
+    from outrider.runtime import Address, Endpoint, Runtime
+    from outrider.scoreboard import Row
+
+STEP_ASIDE = 0.002
+MOST_AT_ONCE = 64
+# A worker whose heartbeat is older than this hangs: nobody waits for it.
+STALE_AFTER_NS = 2_000_000_000
+OUT_OF_DESCRIPTORS_PAUSE = 0.5
+_PEEK_SIZE = 4096
+_PEEK_AGAIN = 0.01
+_OUT_OF_RESOURCES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+
+
+class Listener:
+    """One listening socket. It accepts between `resume` and `pause`, and for good until `close`."""
+
+    def __init__(self, runtime: Runtime, sock: socket.socket, row: Row, tls: ssl.SSLContext | None) -> None:
+        self._runtime = runtime
+        self._sock = sock
+        self._row = row
+        self._tls = tls
+        self._endpoint = _describe(sock, tls)
+        self._notable_to_proxies = NOTABLE | {FORWARDED_FOR} | runtime.config.secure_scheme_headers.keys()
+        self._handshake_timeout = runtime.config.header_timeout or None if tls else None
+        self._accepting = False
+        self._aside: asyncio.TimerHandle | None = None
+        self._batch = 1
+        self._unregistered = 0
+        self._opening: set[asyncio.Task[None]] = set()
+        sock.setblocking(False)
+
+    def resume(self) -> None:
+        """Accept connections."""
+        if not self._accepting and self._sock.fileno() >= 0:
+            self._accepting = True
+            if self._aside is None:
+                self._runtime.loop.add_reader(self._sock, self._on_readable)
+
+    def pause(self) -> None:
+        """Leave connections in the queue, for another worker or for later."""
+        if self._accepting:
+            self._accepting = False
+            self._runtime.loop.remove_reader(self._sock)
+
+    def close(self) -> None:
+        """Accept what is queued and close this process's copy of the socket.
+
+        The queue of a listener that this worker alone has (reuse_port), or has last, would be reset otherwise.
+        """
+        self.pause()
+        if self._aside is not None:
+            self._aside.cancel()
+        room = self._runtime.config.worker_connections - len(self._runtime.connections)
+        while room > 0 and self._accept():
+            room -= 1
+        self._sock.close()
+
+    def _on_readable(self) -> None:
+        limit = self._runtime.config.worker_connections
+        for _ in range(self._batch):
+            if not self._accepting or not self._accept():
+                self._batch = 1
+                return
+            held = len(self._runtime.connections) + self._unregistered
+            if held >= limit:
+                self._runtime.on_change()
+                return
+        if self._runtime.config.accept_gate:
+            fewest = self._row.least_loaded_peer(time.monotonic_ns(), STALE_AFTER_NS)
+            if fewest is not None and held > fewest:
+                self._step_aside(STEP_ASIDE)
+                return
+        self._batch = 1
+
+    def _step_aside(self, seconds: float) -> None:
+        self._runtime.loop.remove_reader(self._sock)
+        self._aside = self._runtime.loop.call_later(seconds, self._return)
+
+    def _return(self) -> None:
+        self._aside = None
+        if self._accepting:
+            self._batch = min(self._batch * 2, MOST_AT_ONCE)
+            self._runtime.loop.add_reader(self._sock, self._on_readable)
+
+    def _accept(self) -> bool:
+        """Take one connection from the queue; whether there was one."""
+        try:
+            sock, address = self._sock.accept()
+        except (BlockingIOError, InterruptedError):
+            return False
+        except OSError as error:
+            if error.errno in _OUT_OF_RESOURCES:
+                self._runtime.log.error(
+                    "Can't accept connections: %s. Raise the limit (ulimit -n) or lower worker_connections.", error
+                )
+                if self._accepting:
+                    self._step_aside(OUT_OF_DESCRIPTORS_PAUSE)
+                return False
+            return True  # the client was faster to go than we to accept
+        sock.setblocking(False)
+        peer: Address | None = address[:2] if isinstance(address, tuple) else None
+        config = self._runtime.config
+        if config.proxy_protocol != "off" and config.proxy_allowed.trusts(peer[0] if peer else None):
+            self._spawn(self._open_behind_proxy(sock, peer))
+        else:
+            self._spawn(self._open(sock, self._register(sock, peer, peer)))
+        return True
+
+    def _spawn(self, coro: Coroutine[Any, Any, None]) -> None:
+        task = self._runtime.loop.create_task(coro)
+        self._opening.add(task)
+        task.add_done_callback(self._opening.discard)
+
+    async def _open_behind_proxy(self, sock: socket.socket, peer: Address | None) -> None:
+        self._unregistered += 1
+        try:
+            async with asyncio.timeout(self._runtime.config.header_timeout or None):
+                client = await read_proxy_header(sock, self._runtime.config.proxy_protocol)
+        except (OSError, ProxyProtocolError) as error:
+            self._runtime.log.warning("Connection from %s closed: %s", _name(peer), error or "no PROXY header")
+            sock.close()
+            return
+        finally:
+            self._unregistered -= 1
+        await self._open(sock, self._register(sock, client or peer, peer))
+
+    def _register(self, sock: socket.socket, client: Address | None, peer: Address | None) -> HTTP1Connection:
+        """Make the connection and count it. Trust goes by the peer, which a PROXY header does not change."""
+        runtime = self._runtime
+        scheme, server = self._endpoint
+        trusted = runtime.config.trusted_proxies.trusts(peer[0] if peer else None)
+        connection = HTTP1Connection(
+            ConnectionContext(
+                runtime=runtime,
+                client=client,
+                server=server or sock.getsockname()[:2],
+                scheme=scheme,
+                trusted_proxy=trusted,
+                notable=self._notable_to_proxies if trusted else NOTABLE,
+            )
+        )
+        runtime.connections.add(connection)
+        self._row[Field.CONNECTIONS] = len(runtime.connections)
+        return connection
+
+    async def _open(self, sock: socket.socket, connection: HTTP1Connection) -> None:
+        try:
+            await self._runtime.loop.connect_accepted_socket(
+                lambda: connection, sock, ssl=self._tls, ssl_handshake_timeout=self._handshake_timeout
+            )
+        except OSError as error:  # ssl.SSLError and TimeoutError are such
+            self._runtime.log.debug("Connection from %s not opened: %s", _name(connection.client), error)
+            sock.close()
+            connection.connection_lost(None)
+
+
+async def read_proxy_header(sock: socket.socket, mode: ProxyMode) -> Address | None:
+    """Read a PROXY header off a non-blocking socket and not a byte more: TLS or HTTP begins behind it.
+
+    Returns the client's address, or None if the header names none or there is no header.
+
+    Raises:
+        ProxyProtocolError: the header is malformed or incomplete.
+        OSError: the connection broke.
+    """
+    loop = asyncio.get_running_loop()
+    wanted = _PEEK_SIZE
+    while True:
+        try:
+            buffer = sock.recv(wanted, socket.MSG_PEEK)
+        except BlockingIOError:
+            readable = loop.create_future()
+            loop.add_reader(sock, readable.set_result, None)
+            try:
+                await readable
+            finally:
+                loop.remove_reader(sock)
+            continue
+        if not buffer:
+            raise ProxyProtocolError("the client closed before its PROXY header was complete")
+        found = parse(buffer, mode)
+        if isinstance(found, ProxyHeader):
+            sock.recv(found.consumed)
+            return found.source
+        if isinstance(found, NotProxy):
+            return None
+        wanted = max(wanted, found.size)
+        # Bytes that were only peeked at keep the socket readable, so readiness can't tell of more.
+        await asyncio.sleep(_PEEK_AGAIN)
+
+
+def _describe(sock: socket.socket, tls: ssl.SSLContext | None) -> tuple[str, Endpoint | None]:
+    """Scheme and ASGI `server` of a listener; None where each connection has its own local address."""
+    scheme = "https" if tls else "http"
+    name = sock.getsockname()
+    if isinstance(name, tuple):
+        is_wildcard = name[0] in ("0.0.0.0", "::")  # noqa: S104  # compared with, not bound to
+        return scheme, None if is_wildcard else (name[0], name[1])
+    return scheme, (name if isinstance(name, str) else name.decode("utf-8", "replace"), None)
+
+
+def _name(client: Address | None) -> str:
+    return f"{client[0]}:{client[1]}" if client else "a unix socket"

@@ -1,0 +1,56 @@
+"""One request to the application without a connection: what `probe_path` asks before a worker counts as ready."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from outrider.runtime import Message, Runtime, Scope
+
+PROBE_AGENT = b"outrider-probe"
+
+
+class ProbeError(RuntimeError):
+    """The probe got no 2xx answer."""
+
+
+async def probe(runtime: Runtime, path: str) -> None:
+    """Send `GET path` to the application in process.
+
+    Raises:
+        ProbeError: any answer but a 2xx, or none.
+    """
+    raw_path, _, query = path.encode().partition(b"?")
+    status = 0
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: Message) -> None:
+        nonlocal status
+        if message["type"] == "http.response.start":
+            status = message["status"]
+
+    root_path = runtime.config.root_path
+    scope: Scope = {
+        "type": "http",
+        "asgi": {"version": "3.0", "spec_version": "2.5"},
+        "http_version": "1.1",
+        "method": "GET",
+        "scheme": "http",
+        "path": root_path + raw_path.decode(),
+        "raw_path": root_path.encode() + raw_path,
+        "query_string": query,
+        "root_path": root_path,
+        "headers": [(b"host", b"localhost"), (b"user-agent", PROBE_AGENT)],
+        "client": None,
+        "server": None,
+        "state": runtime.state.copy(),
+    }
+    try:
+        await runtime.app(scope, receive, send)
+    except Exception as error:
+        raise ProbeError(f"probe_path {path}: the application raised {error!r}") from error
+    if not 200 <= status < 300:  # noqa: PLR2004  # RFC 9110 §15.3: Successful
+        answer = f"answered {status}" if status else "gave no answer"
+        raise ProbeError(f"probe_path {path}: the application {answer}, a 2xx is needed")

@@ -1,0 +1,201 @@
+"""What every connection of one worker shares, and the frozen facts of one connection."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import sys
+import time
+from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol
+
+from outrider.http1_encoding import DefaultHeaders
+
+if TYPE_CHECKING:
+    from outrider.config import ServerConfig
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
+Address = tuple[str, int]
+Endpoint = tuple[str, int | None]
+
+# What an HTTP/1.1 exchange is, in one small number on its stream; an everyday request is just PERSISTENT.
+PERSISTENT = 1
+HEAD = 2
+HTTP10 = 4
+UPGRADE = 8
+EXPECTS_CONTINUE = 16
+
+DRAIN_STATE_KEY = "outrider_drain"
+
+
+class Log(Protocol):
+    """The part of gunicorn's logger that the server uses."""
+
+    def debug(self, msg: str, *args: object) -> None: ...
+    def info(self, msg: str, *args: object) -> None: ...
+    def warning(self, msg: str, *args: object) -> None: ...
+    def error(self, msg: str, *args: object, exc_info: BaseException | None = None) -> None: ...
+
+
+class RequestObserver(Protocol):
+    """Access log and gunicorn's request hooks. The server has none when all of them are off."""
+
+    def started(self, scope: Scope) -> Any: ...
+    def finished(self, token: Any, scope: Scope, status: int, headers: Any, sent: int) -> None: ...
+
+
+class Connection(Protocol):
+    """What the server asks of a connection, whatever its wire protocol."""
+
+    deadline: float
+
+    def expire(self) -> None: ...
+    def begin_drain(self) -> None: ...
+    def check_write_progress(self, now: float) -> None: ...
+    def abort(self) -> None: ...
+
+
+class Stream(Protocol):
+    """What the server asks of one running application call."""
+
+    scope: Scope
+    started_at: float
+
+    def notify_drain(self, *, last_call: bool) -> None: ...
+    def cancel(self) -> None: ...
+
+
+@dataclass(slots=True)
+class Counters:
+    """Totals since boot. They are flushed to the scoreboard on the tick."""
+
+    requests: int = 0
+    errors_5xx: int = 0
+    bytes_in: int = 0
+    bytes_out: int = 0
+
+
+class Runtime:
+    """The state that the server, its connections and its streams share within one worker.
+
+    `now` is a coarse monotonic clock in seconds: the tick advances it, deadlines are set from it.
+    """
+
+    __slots__ = (
+        "app",
+        "blocked_writers",
+        "config",
+        "connections",
+        "counters",
+        "default_headers",
+        "drain_event",
+        "draining",
+        "log",
+        "loop",
+        "max_requests",
+        "now",
+        "observer",
+        "on_change",
+        "on_max_requests",
+        "spawn",
+        "state",
+        "streams",
+    )
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        app: ASGIApp,
+        config: ServerConfig,
+        log: Log,
+        default_headers: DefaultHeaders,
+    ) -> None:
+        self.loop = loop
+        self.app = app
+        self.config = config
+        self.log = log
+        self.default_headers = default_headers
+        self.counters = Counters()
+        self.now = time.monotonic()
+        self.draining = False
+        self.drain_event = asyncio.Event()
+        self.state: dict[str, Any] = {DRAIN_STATE_KEY: self.drain_event}
+        self.connections: set[Connection] = set()
+        self.streams: set[Stream] = set()
+        self.blocked_writers: set[Connection] = set()
+        self.observer: RequestObserver | None = None
+        self.on_change: Callable[[], None] = _nothing
+        self.max_requests = sys.maxsize
+        self.on_max_requests: Callable[[], None] = _nothing
+        self.spawn = self._spawner()
+
+    def describe_streams(self) -> list[str]:
+        """The requests in flight, one line each: for the logs of a worker that hangs or ends."""
+        now = time.monotonic()
+        return [
+            f"{stream.scope['method']} {stream.scope['path']} from {_name(stream.scope['client'])}, "
+            f"{now - stream.started_at:.1f} s"
+            for stream in self.streams.copy()
+        ]
+
+    def _spawner(self) -> Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]:
+        loop = self.loop
+        if loop.get_task_factory() is not None:
+            return loop.create_task
+        if self.config.reset_contextvars:
+            return lambda coro: asyncio.Task(coro, loop=loop, name="request", context=contextvars.Context())
+        # A fixed name spares the formatting of a counter for each request.
+        return partial(asyncio.Task, loop=loop, name="request")
+
+
+def _name(client: Address | None) -> str:
+    return f"{client[0]}:{client[1]}" if client else "a unix socket"
+
+
+def _nothing() -> None:
+    """Stand in for a callback that nobody set."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionContext:
+    """The facts of one connection that do not change while it lives.
+
+    `notable` holds the header names that send a head of this connection through the longer examination. `flags` are
+    those of an everyday request on it, and `scope_template` is its scope as far as it is the same for all.
+    """
+
+    runtime: Runtime
+    client: Address | None
+    server: Endpoint
+    scheme: str
+    trusted_proxy: bool
+    notable: frozenset[bytes]
+    flags: int = field(init=False)
+    scope_template: dict[str, Any] = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Derive what would otherwise be computed for each request."""
+        config = self.runtime.config
+        object.__setattr__(self, "flags", PERSISTENT if config.keepalive else 0)
+        template = {
+            "type": "http",
+            "asgi": None,
+            "http_version": "1.1",
+            "method": "GET",
+            "scheme": self.scheme,
+            "path": "",
+            "raw_path": b"",
+            "query_string": b"",
+            "root_path": config.root_path,
+            "headers": (),
+            "client": self.client,
+            "server": self.server,
+            "state": None,
+        }
+        object.__setattr__(self, "scope_template", template)

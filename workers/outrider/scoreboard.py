@@ -1,0 +1,356 @@
+"""The scoreboard: one table in shared memory, one row per worker, one writer per row.
+
+The master makes (or is handed) the table and claims a row before it forks; the worker adopts the row and is
+from then on its only writer. Everybody else reads: other workers to find out who has the fewest connections,
+the supervisor for status, metrics and scaling. No row is ever locked: every cell is one aligned 64-bit word.
+
+Layout, version 1. All words are unsigned 64 bit in native byte order. Block 0 is the header; block n + 1 is
+row n.
+
+    header   magic "OUTRIDER" | version | bytes per row | rows | high-water mark | reserved ...
+    row      the words of `Field`, in order | reserved ...
+
+The high-water mark is the number of rows ever claimed; rows at and above it have never been written.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import mmap
+import os
+import time
+from contextlib import contextmanager
+from enum import IntEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from outrider.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+ROW_SIZE = 256
+LAYOUT_VERSION = 1
+DEFAULT_ROWS = 1024
+UNFORKED_CLAIM_NS = 60 * 1_000_000_000
+"""Age in nanoseconds at which a row that was claimed and never adopted is free again (its fork failed)."""
+
+_WORDS = ROW_SIZE // 8
+_MAGIC = int.from_bytes(b"OUTRIDER", "little")
+_HEADER_MAGIC, _HEADER_VERSION, _HEADER_ROW_SIZE, _HEADER_ROWS, _HEADER_HIGH_WATER = range(5)
+
+
+class WorkerState(IntEnum):
+    """Life of a worker; FREE is a row that nobody has claimed."""
+
+    FREE = 0
+    SPAWNED = 1
+    BOOTING = 2
+    READY = 3
+    DRAINING = 4
+    EXITED = 5
+    STUCK = 6
+    BACKOFF = 7
+
+
+class Field(IntEnum):
+    """Columns of a row. Append only: a change of order or meaning is a new LAYOUT_VERSION."""
+
+    GENERATION = 0
+    PID = 1
+    START_TIME = 2
+    """Clock ticks after boot, from /proc/<pid>/stat: tells a worker from a stranger with its process id."""
+    STATE = 3
+    HEARTBEAT = 4
+    """CLOCK_MONOTONIC, nanoseconds."""
+    IN_FLIGHT = 5
+    CONNECTIONS = 6
+    WEBSOCKETS = 7
+    REQUESTS = 8
+    ERRORS_5XX = 9
+    LOOP_BUSY_NS = 10
+    LOOP_LAG_NS = 11
+    BYTES_IN = 12
+    BYTES_OUT = 13
+
+
+# An enum member costs an attribute look-up each time; the accept gate reads these per connection.
+_GENERATION = int(Field.GENERATION)
+_PID = int(Field.PID)
+_START_TIME = int(Field.START_TIME)
+_STATE = int(Field.STATE)
+_HEARTBEAT = int(Field.HEARTBEAT)
+_CONNECTIONS = int(Field.CONNECTIONS)
+_READY = int(WorkerState.READY)
+_VACANT = (int(WorkerState.FREE), int(WorkerState.EXITED))
+
+
+class RowSnapshot(NamedTuple):
+    """A copy of one row; after `row`, the attributes are those of `Field`, in order."""
+
+    row: int
+    generation: int
+    pid: int
+    start_time: int
+    state: WorkerState
+    heartbeat: int
+    in_flight: int
+    connections: int
+    websockets: int
+    requests: int
+    errors_5xx: int
+    loop_busy_ns: int
+    loop_lag_ns: int
+    bytes_in: int
+    bytes_out: int
+
+
+class Row:
+    """One worker's row: `row[Field.CONNECTIONS] = 3`.
+
+    A *private* row is in no table. It is what `Scoreboard.claim` returns when the table is full, so that the
+    worker serves all the same (it sees its peers, they do not see it), and what a row turns into when it is
+    released, so that a late write cannot reach the worker that has the row next.
+    """
+
+    __slots__ = ("_first", "_own", "_table", "index")
+
+    def __init__(self, table: memoryview[int], index: int | None) -> None:
+        self._table = table
+        self.index = index
+        self._first = 0
+        if index is None:
+            self._own = _private_words()
+        else:
+            self._first = _WORDS * (1 + index)
+            self._own = table[self._first : self._first + _WORDS]
+
+    def __getitem__(self, field: Field) -> int:
+        return self._own[field]
+
+    def __setitem__(self, field: Field, value: int) -> None:
+        """Store `value`, 0 to 2**64 - 1.
+
+        Raises:
+            ValueError: for a value outside that range.
+        """
+        self._own[field] = value
+
+    @property
+    def is_private(self) -> bool:
+        """Whether no other process sees this row."""
+        return self.index is None
+
+    def adopt(self, pid: int) -> None:
+        """Make process `pid` the writer of this row; the worker calls it right after the fork."""
+        if self._own[_PID] not in (0, pid):
+            # The claim lapsed before the fork and somebody else has the row.
+            self._leave_table()
+        # The pid is last: a row with a pid is judged by its start time.
+        self._own[_START_TIME] = process_start_time(pid) or 0
+        self._own[_PID] = pid
+
+    def release(self) -> None:
+        """Give the row back (state EXITED); what is written from here on is seen by nobody."""
+        self._own[_STATE] = WorkerState.EXITED
+        self._leave_table()
+
+    def least_loaded_peer(self, now_ns: int, stale_after_ns: int) -> int | None:
+        """Return the fewest connections that any other worker has, or None without another worker.
+
+        Counted are the workers that are READY and whose heartbeat is at most `stale_after_ns` nanoseconds
+        before `now_ns` (CLOCK_MONOTONIC). Called per accepted connection: it reads words and allocates
+        nothing.
+        """
+        table = self._table
+        own = self._first
+        oldest = now_ns - stale_after_ns
+        fewest = None
+        for first in range(_WORDS, _WORDS * (1 + table[_HEADER_HIGH_WATER]), _WORDS):
+            if first == own or table[first + _STATE] != _READY or table[first + _HEARTBEAT] < oldest:
+                continue
+            connections = table[first + _CONNECTIONS]
+            if fewest is None or connections < fewest:
+                fewest = connections
+        return fewest
+
+    def _leave_table(self) -> None:
+        self.index = None
+        self._first = 0
+        self._own = _private_words()
+
+
+def process_start_time(pid: int, proc: str = "/proc") -> int | None:
+    """Return when `pid` started, in clock ticks after boot, or None if it is gone or a zombie.
+
+    It is field 22 of proc(5). Where there is no /proc the result is 0 for any live process, so that a reused
+    process id goes unnoticed.
+    """
+    try:
+        stat = Path(proc, str(pid), "stat").read_bytes()
+    except OSError:
+        return None if Path(proc, "self").exists() else _start_time_without_proc(pid)
+    # The command name may hold spaces and parentheses: the fields start after the last one.
+    fields = stat.rpartition(b")")[2].split()
+    return None if fields[0] in (b"Z", b"X") else int(fields[19])
+
+
+class Scoreboard:
+    """The table. Make one with `anonymous` or `create_in`, open one with `from_descriptor`."""
+
+    def __init__(
+        self,
+        words: memoryview[int],
+        descriptor: int | None = None,
+        *,
+        clock: Callable[[], int] = time.monotonic_ns,
+        start_time_of: Callable[[int], int | None] = process_start_time,
+    ) -> None:
+        """Wrap the words of a table whose header is valid.
+
+        Args:
+            words: the whole table, header included.
+            descriptor: of the memory file, to lock it while a row is claimed; None if one process claims.
+            clock: CLOCK_MONOTONIC in nanoseconds.
+            start_time_of: a process's start time, None for a dead one; see `process_start_time`.
+        """
+        self._words = words
+        self._descriptor = descriptor
+        self._clock = clock
+        self._start_time_of = start_time_of
+        self.capacity = words[_HEADER_ROWS]
+
+    @classmethod
+    def anonymous(cls, rows: int = DEFAULT_ROWS) -> Scoreboard:
+        """Make a table that this process and those it forks share. Memory is used per claimed row only."""
+        memory = mmap.mmap(-1, _size_of(rows), mmap.MAP_SHARED | mmap.MAP_ANONYMOUS)
+        words = memoryview(memory).cast("Q")
+        _write_header(words, rows)
+        return cls(words)
+
+    @classmethod
+    def create_in(cls, descriptor: int, rows: int = DEFAULT_ROWS) -> Scoreboard:
+        """Make a table in an empty memory file, for processes that open it with `from_descriptor`."""
+        os.ftruncate(descriptor, _size_of(rows))
+        with mmap.mmap(descriptor, _size_of(rows)) as memory, memoryview(memory).cast("Q") as words:
+            _write_header(words, rows)
+        return cls.from_descriptor(descriptor)
+
+    @classmethod
+    def from_descriptor(cls, descriptor: int) -> Scoreboard:
+        """Open the table in an inherited memory file; the descriptor stays the caller's.
+
+        Raises:
+            ConfigurationError: it is not open, not a table, or one of another layout.
+        """
+        try:
+            memory = mmap.mmap(descriptor, 0)
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or str(error)
+            raise _unusable(descriptor, f"it cannot be mapped ({reason})") from error
+        # A size that is not whole words cannot be cast; it cannot be a table either.
+        whole = len(memory) - len(memory) % ROW_SIZE
+        words = memoryview(memory)[:whole].cast("Q")
+        if whole < ROW_SIZE or words[_HEADER_MAGIC] != _MAGIC:
+            raise _unusable(descriptor, "it holds no scoreboard")
+        layout = (words[_HEADER_VERSION], words[_HEADER_ROW_SIZE])
+        if layout != (LAYOUT_VERSION, ROW_SIZE):
+            raise _unusable(descriptor, f"its layout is version {layout[0]} with rows of {layout[1]} bytes")
+        if whole < _size_of(words[_HEADER_ROWS]):
+            raise _unusable(descriptor, f"it is too short for its {words[_HEADER_ROWS]} rows")
+        return cls(words, os.dup(descriptor))
+
+    def claim(self, generation: int = 0) -> Row:
+        """Take a row for a worker that is about to be forked and reset it to SPAWNED, heartbeat now.
+
+        The row is one given back, else one whose worker is dead, else a new one. When all are in use the
+        result is a private row (see `Row`), not an error: a worker must not fail because it cannot be
+        watched.
+        """
+        with self._exclusive():
+            now = self._clock()
+            index = self._find_vacant(now)
+            if index is None:
+                return Row(self._words, None)
+            row = Row(self._words, index)
+            for field in Field:
+                row[field] = 0
+            row[Field.GENERATION] = generation
+            row[Field.HEARTBEAT] = now
+            row[Field.STATE] = WorkerState.SPAWNED
+            self._words[_HEADER_HIGH_WATER] = max(self._words[_HEADER_HIGH_WATER], index + 1)
+            return row
+
+    def rows(self) -> list[RowSnapshot]:
+        """Copy every row that is or was in use, dead workers' rows included, in order of index."""
+        snapshots = []
+        for index in range(self._words[_HEADER_HIGH_WATER]):
+            first = _WORDS * (1 + index)
+            words = self._words[first : first + len(Field)].tolist()
+            if words[_STATE] != WorkerState.FREE:
+                words[_STATE] = WorkerState(words[_STATE])
+                snapshots.append(RowSnapshot._make((index, *words)))
+        return snapshots
+
+    @contextmanager
+    def _exclusive(self) -> Iterator[None]:
+        """Keep other masters from claiming. The kernel drops a record lock when its process dies."""
+        if self._descriptor is None:
+            yield
+            return
+        fcntl.lockf(self._descriptor, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            fcntl.lockf(self._descriptor, fcntl.LOCK_UN)
+
+    def _find_vacant(self, now_ns: int) -> int | None:
+        used = self._words[_HEADER_HIGH_WATER]
+        for index in range(used):
+            if self._words[_WORDS * (1 + index) + _STATE] in _VACANT:
+                return index
+        for index in range(used):
+            if self._is_abandoned(_WORDS * (1 + index), now_ns):
+                return index
+        return used if used < self.capacity else None
+
+    def _is_abandoned(self, first: int, now_ns: int) -> bool:
+        pid = self._words[first + _PID]
+        if pid == 0:
+            return now_ns - self._words[first + _HEARTBEAT] > UNFORKED_CLAIM_NS
+        # None is a dead process, another time a stranger that got its process id.
+        return self._start_time_of(pid) != self._words[first + _START_TIME]
+
+
+def _size_of(rows: int) -> int:
+    return ROW_SIZE * (1 + rows)
+
+
+def _write_header(words: memoryview[int], rows: int) -> None:
+    words[_HEADER_VERSION] = LAYOUT_VERSION
+    words[_HEADER_ROW_SIZE] = ROW_SIZE
+    words[_HEADER_ROWS] = rows
+    words[_HEADER_HIGH_WATER] = 0
+    # Last: whoever sees the magic sees a whole header.
+    words[_HEADER_MAGIC] = _MAGIC
+
+
+def _private_words() -> memoryview[int]:
+    return memoryview(bytearray(ROW_SIZE)).cast("Q")
+
+
+def _start_time_without_proc(pid: int) -> int | None:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return None
+    except PermissionError:
+        return 0  # it lives and belongs to somebody else
+    return 0
+
+
+def _unusable(descriptor: int, reason: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"scoreboard descriptor {descriptor}: {reason}; allowed is the table of a supervisor of this version "
+        f"(layout {LAYOUT_VERSION}, rows of {ROW_SIZE} bytes)"
+    )

@@ -1,0 +1,317 @@
+"""Outrider's own settings: each is declared once, as a field of `OutriderSettings`.
+
+Importing this module makes each field a gunicorn `Setting`, too: a flag and a name for gunicorn.conf.py.
+Stock gunicorn reads its configuration before it imports the worker class, so `load_settings` also looks
+where gunicorn could not.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import os
+import re
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from gunicorn import config as gunicorn_config
+
+from outrider import setting_values as check
+from outrider.errors import ConfigurationError
+
+SECTION = "Outrider"
+ENVIRONMENT_PREFIX = "OUTRIDER_"
+
+# Variables with the prefix that are no settings. A process that starts workers hands them facts this way.
+RESERVED_VARIABLES = frozenset({"OUTRIDER_SCOREBOARD_FD", "OUTRIDER_SOAK"})
+RESERVED_PREFIXES = ("OUTRIDER_SUPERVISOR_",)
+# Kubernetes puts these into every pod of a namespace that has a service named "outrider" or "outrider-…".
+KUBERNETES_VARIABLE = re.compile(
+    r"OUTRIDER_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)"
+)
+
+
+class Flag(NamedTuple):
+    """A command line flag: argparse's `action` and `const`, and gunicorn's `meta` (the name of the value)."""
+
+    name: str
+    meta: str | None = None
+    action: str | None = None
+    const: object = None
+
+
+def _switch_on(name: str) -> Flag:
+    return Flag(name, action="store_const", const=True)
+
+
+def _switch_off(name: str) -> Flag:
+    return Flag(name, action="store_const", const=False)
+
+
+def _setting(default: object, validator: Callable[[object], object], flag: Flag, description: str) -> Any:
+    """Declare one setting. The validator raises ValueError with the words that follow "must be"."""
+    return dataclasses.field(
+        default=default, metadata={"validator": validator, "flag": flag, "description": description}
+    )
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class OutriderSettings:
+    """The values. Times are seconds, sizes bytes; 0 switches a limit off."""
+
+    header_timeout: float = _setting(
+        10.0,
+        check.seconds,
+        Flag("--header-timeout", "SECONDS"),
+        "Longest time a client may take to send the header of a request, or its first byte on a new "
+        "connection. 0 switches it off.",
+    )
+    body_timeout: float = _setting(
+        30.0,
+        check.seconds,
+        Flag("--body-timeout", "SECONDS"),
+        "Longest pause between two pieces of a request body while the application waits for more. "
+        "0 switches it off.",
+    )
+    min_body_rate: int = _setting(
+        240,
+        check.count,
+        Flag("--min-body-rate", "BYTES"),
+        "Least bytes a second, on average, that a client must send of its request and take of its response. "
+        "0 switches it off.",
+    )
+    write_timeout: float = _setting(
+        30.0,
+        check.seconds,
+        Flag("--write-timeout", "SECONDS"),
+        "Longest time a client may take less than `min_body_rate` of its response while more waits for it; "
+        "then it is cut off. 0 switches it off.",
+    )
+    stall_warning: float = _setting(
+        1.0,
+        check.seconds,
+        Flag("--stall-warning", "SECONDS"),
+        "Warn in the error log, with the stack, when the event loop is blocked for longer. "
+        "0 switches it off.",
+    )
+    probe_path: str = _setting(
+        "",
+        check.probe_path,
+        Flag("--probe-path", "PATH"),
+        "Path of an in-process GET that must answer 2xx before the worker is ready. Empty: no probe.",
+    )
+    server_header: bool = _setting(
+        default=True,
+        validator=check.boolean,
+        flag=_switch_off("--no-server-header"),
+        description="Send `server: outrider` unless the application sends its own.",
+    )
+    date_header: bool = _setting(
+        default=True,
+        validator=check.boolean,
+        flag=_switch_off("--no-date-header"),
+        description="Send `date` unless the application sends its own.",
+    )
+    response_headers: tuple[tuple[bytes, bytes], ...] = _setting(
+        (),
+        check.response_headers,
+        Flag("--response-header", "HEADER", action="append"),
+        "Headers that are added to every response, each as `Name: value`. A list in gunicorn.conf.py, one a "
+        "line in the environment, the flag may be repeated.",
+    )
+    drain_linger: float = _setting(
+        2.0,
+        check.seconds,
+        Flag("--drain-linger", "SECONDS"),
+        "How long a draining worker keeps an idle keep-alive connection open for a request that may be on "
+        "its way. `graceful_timeout` bounds it. 0 closes such connections at once.",
+    )
+    accept_gate: bool = _setting(
+        default=True,
+        validator=check.boolean,
+        flag=_switch_off("--no-accept-gate"),
+        description="Spread connections evenly: a busier worker steps aside for a less busy one.",
+    )
+    limit_concurrency: int = _setting(
+        0,
+        check.count,
+        Flag("--limit-concurrency", "REQUESTS"),
+        "Most requests in progress in one worker; those beyond are answered with 503. 0 switches it off.",
+    )
+    reset_contextvars: bool = _setting(
+        default=False,
+        validator=check.boolean,
+        flag=_switch_on("--reset-contextvars"),
+        description="Run each request in an empty context instead of a copy of the worker's.",
+    )
+    app_factory: bool = _setting(
+        default=False,
+        validator=check.boolean,
+        flag=_switch_on("--app-factory"),
+        description="Call the application object without arguments to get the ASGI application.",
+    )
+
+
+_FIELDS: dict[str, dataclasses.Field[Any]] = {
+    field.name: field for field in dataclasses.fields(OutriderSettings)
+}
+
+
+class _Missing:
+    """The value of a setting that a source does not give."""
+
+
+_MISSING = _Missing()
+
+
+def load_settings(
+    cfg: Any, environ: Mapping[str, str] = os.environ, overrides: Mapping[str, object] | None = None
+) -> OutriderSettings:
+    """Collect the settings; for each, the first of these that gives it counts.
+
+    1. `overrides`, the CONFIG_KWARGS of a worker class;
+    2. gunicorn's command line (or a call of `cfg.set`), where gunicorn knew the setting when it read that;
+    3. the environment variable OUTRIDER_<NAME>;
+    4. gunicorn.conf.py;
+    5. the default.
+
+    Args:
+        cfg: gunicorn's `Config`.
+        environ: environment variables.
+        overrides: values by setting name.
+
+    Raises:
+        ConfigurationError: a value that is not allowed, or a variable or override that is no setting.
+    """
+    overrides = overrides or {}
+    for name in overrides:
+        if name not in _FIELDS:
+            raise ConfigurationError(f"{name!r} is no setting of Outrider{did_you_mean(name, _FIELDS)}")
+    _refuse_unknown_variables(environ)
+    config_file = _config_file_values(cfg)
+    values: dict[str, Any] = {}
+    for name, field in _FIELDS.items():
+        validate = field.metadata["validator"]
+        variable = ENVIRONMENT_PREFIX + name.upper()
+        in_file = config_file.get(name, _MISSING)
+        if name in overrides:
+            values[name] = _validated(name, validate, overrides[name], "CONFIG_KWARGS")
+        elif (given := _given_to_gunicorn(cfg, name, in_file=in_file is not _MISSING)) is not _MISSING:
+            values[name] = given
+        elif variable in environ:
+            values[name] = _validated(name, validate, environ[variable], f"environment variable {variable}")
+        elif in_file is not _MISSING:
+            values[name] = _validated(name, validate, in_file, "gunicorn's configuration file")
+    return OutriderSettings(**values)
+
+
+def did_you_mean(name: str, known: Mapping[str, object]) -> str:
+    """End a message about an unknown name: the closest known name, or all of them."""
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {close[0]}?" if close else f"; there are: {', '.join(known)}"
+
+
+def validate_setting(name: str, value: object, source: str) -> Any:
+    """Return the value of the named setting as `OutriderSettings` holds it.
+
+    Raises:
+        ConfigurationError: the value is not allowed; the message says that it came from `source`.
+    """
+    return _validated(name, _FIELDS[name].metadata["validator"], value, source)
+
+
+def render_settings_table() -> str:
+    """Outrider's settings as a Markdown table, for docs/settings.md."""
+    lines = ["| Setting | Default | Flag | Variable | What it does |", "|---|---|---|---|---|"]
+    for name, field in _FIELDS.items():
+        flag = field.metadata["flag"]
+        usage = f"{flag.name} {flag.meta}" if flag.meta else flag.name
+        default = repr(list(field.default) if isinstance(field.default, tuple) else field.default)
+        cells = (f"`{name}`", f"`{default}`", f"`{usage}`", f"`{ENVIRONMENT_PREFIX}{name.upper()}`")
+        lines.append(f"| {' | '.join(cells)} | {field.metadata['description']} |")
+    return "\n".join(lines) + "\n"
+
+
+def _validated(name: str, validator: Callable[[object], object], value: object, source: str) -> Any:
+    try:
+        return validator(value)
+    except ValueError as error:
+        raise ConfigurationError(f"{name} is {value!r} ({source}), but must be {error}") from None
+
+
+def _refuse_unknown_variables(environ: Mapping[str, str]) -> None:
+    variables = {ENVIRONMENT_PREFIX + name.upper(): name for name in _FIELDS}
+    for name in environ:
+        if (
+            name.startswith(ENVIRONMENT_PREFIX)
+            and name not in variables
+            and name not in RESERVED_VARIABLES
+            and not name.startswith(RESERVED_PREFIXES)
+            and not KUBERNETES_VARIABLE.fullmatch(name)
+        ):
+            raise ConfigurationError(
+                f"the environment variable {name} is no setting of Outrider{did_you_mean(name, variables)}"
+            )
+
+
+def _config_file_values(cfg: Any) -> Mapping[str, object]:
+    """The names in the module that gunicorn made of its configuration file; none if there is no file."""
+    location = cfg.config or ""
+    module = location.removeprefix("python:") if location.startswith("python:") else "__config__"
+    return vars(sys.modules[module]) if module in sys.modules else {}
+
+
+def _given_to_gunicorn(cfg: Any, name: str, *, in_file: bool) -> object:
+    """The setting's value if gunicorn took it from its command line.
+
+    gunicorn sets first what the configuration file gives and then what the command line gives, without a
+    trace of which was which. When it re-reads both on HUP it knows our settings, which it did not at its
+    start: the one time it sets what is in the file must not count, or from HUP on the file would win over
+    the environment.
+    """
+    setting = cfg.settings.get(name)
+    times_set = getattr(setting, "times_set", 0)
+    return setting.get() if times_set > in_file else _MISSING
+
+
+def _initialise(setting: Any) -> None:
+    setting.times_set = 0
+    setting.value = setting.validator(setting.default)
+
+
+def _set(setting: Any, value: object) -> None:
+    setting.times_set += 1
+    setting.value = setting.validator(value)
+
+
+def _register(field: dataclasses.Field[Any]) -> None:
+    """Make the field a gunicorn setting: creating the class adds it to gunicorn's KNOWN_SETTINGS."""
+    flag = field.metadata["flag"]
+    name = field.name
+    validate = field.metadata["validator"]
+    attributes = {
+        "name": name,
+        "section": SECTION,
+        "cli": [flag.name],
+        "meta": flag.meta,
+        "action": flag.action,
+        "const": flag.const,
+        "validator": lambda value: _validated(name, validate, value, "gunicorn's configuration"),
+        "default": field.default,
+        "desc": field.metadata["description"],
+        "__init__": _initialise,
+        "set": _set,
+    }
+    base = gunicorn_config.Setting
+    type(base)(f"Outrider{name.title().replace('_', '')}", (base,), attributes)
+
+
+def _register_all() -> None:
+    known = {setting.name for setting in gunicorn_config.KNOWN_SETTINGS}
+    for name, field in _FIELDS.items():
+        if name not in known:
+            _register(field)
+
+
+_register_all()

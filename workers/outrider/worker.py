@@ -1,0 +1,322 @@
+"""The gunicorn worker: its life cycle, signals and hooks around the server."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import queue
+import signal
+import sys
+import traceback
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import uvloop
+from gunicorn.arbiter import Arbiter
+from gunicorn.errors import AppImportError
+from gunicorn.workers.base import Worker
+
+from outrider.access_log import AccessLog
+from outrider.app_loading import resolve_app
+from outrider.config import ServerConfig
+from outrider.errors import ConfigurationError
+from outrider.gunicorn_settings import refuse_unsupported
+from outrider.http1_encoding import DefaultHeaders
+from outrider.lifespan import Lifespan, LifespanError
+from outrider.log_errors import quiet_handler_errors
+from outrider.observer import Observer
+from outrider.probe import ProbeError
+from outrider.runtime import Runtime
+from outrider.scoreboard import Field, Row, Scoreboard
+from outrider.server import Hooks, Server, Stop
+from outrider.settings import OutriderSettings, load_settings
+from outrider.tls import build_ssl_context
+from outrider.uvicorn_kwargs import translate
+from outrider.watchdog import Watchdog, dump_all_stacks
+
+if TYPE_CHECKING:
+    import ssl
+    from types import FrameType
+
+SCOREBOARD_FD = "OUTRIDER_SCOREBOARD_FD"
+SLOWEST_TICK = 0.25
+FASTEST_TICK = 0.02
+"""Seconds between ticks: a quarter of what `stall_warning` or `timeout` must be able to see, within these."""
+
+
+class UvicornWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
+    """Serves an ASGI application: `gunicorn app:app -k outrider.UvicornWorker`.
+
+    `CONFIG_KWARGS` on a subclass takes the keywords of `uvicorn.Config`, as `uvicorn_worker` does.
+    """
+
+    CONFIG_KWARGS: ClassVar[dict[str, Any]] = {}
+
+    _board: ClassVar[Scoreboard | None] = None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """gunicorn: called in the master before the fork."""
+        cfg = kwargs["cfg"] if "cfg" in kwargs else args[5]
+        self._overrides = self._apply_config_kwargs(cfg)
+        super().__init__(*args, **kwargs)
+        self.row: Row = self._scoreboard().claim()
+        self._server: Server | None = None
+        self._runtime: Runtime | None = None
+        self._is_quick = False
+
+    @classmethod
+    def check_config(cls, cfg: Any, log: Any) -> None:
+        """gunicorn: called once in the master before the first fork, so that bad settings end the start.
+
+        Raises:
+            ConfigurationError: gunicorn prints it as one line and exits 1.
+        """
+        overrides = cls._apply_config_kwargs(cfg, log)
+        refuse_unsupported(cfg)
+        ServerConfig.from_gunicorn(cfg, load_settings(cfg, overrides=overrides))
+        build_ssl_context(cfg)
+
+    @classmethod
+    def _apply_config_kwargs(cls, cfg: Any, log: Any = None) -> dict[str, Any]:
+        translation = translate(cls.CONFIG_KWARGS)
+        for name, value in translation.gunicorn.items():
+            cfg.set(name, value)
+        for note in translation.notes if log is not None else ():
+            log.info("CONFIG_KWARGS of %s: %s", cls.__name__, note)
+        return translation.outrider
+
+    @staticmethod
+    def _scoreboard() -> Scoreboard:
+        board = UvicornWorker._board
+        if board is None:
+            descriptor = os.environ.get(SCOREBOARD_FD)
+            if descriptor and not descriptor.isdigit():
+                raise ConfigurationError(f"{SCOREBOARD_FD}={descriptor}: a descriptor's number is needed")
+            board = Scoreboard.from_descriptor(int(descriptor)) if descriptor else Scoreboard.anonymous()
+            UvicornWorker._board = board
+        return board
+
+    # -- boot
+
+    def init_process(self) -> None:
+        """gunicorn: the process has been forked. Exit code 3 if this worker can't serve."""
+        self.row.adopt(os.getpid())
+        quiet_handler_errors((self.log.error_log, self.log.access_log))
+        try:
+            # While still privileged: a key that only root may read is usual.
+            refuse_unsupported(self.cfg)
+            self._settings = load_settings(self.cfg, overrides=self._overrides)
+            self._config = ServerConfig.from_gunicorn(self.cfg, self._settings)
+            self._tls: ssl.SSLContext | None = build_ssl_context(self.cfg)
+        except ConfigurationError as error:
+            self._fail_boot(str(error))
+        super().init_process()
+
+    def load_wsgi(self) -> None:
+        """gunicorn: import the application.
+
+        Raises:
+            AppImportError: exit code 4, with the traceback in the log unless the name alone is wrong.
+        """
+        try:
+            application = self.app.wsgi()
+        except AppImportError:
+            raise
+        except Exception as error:
+            if isinstance(error, SyntaxError) and self.cfg.reload:
+                self._serve_syntax_error(error)
+                return
+            if _is_module_missing(error, getattr(self.app, "app_uri", "")):
+                raise AppImportError(
+                    f"Can't import the application {self.app.app_uri!r}: {error}. "
+                    "Check the name, the working directory, --chdir and --pythonpath."
+                ) from error
+            self.log.exception("Exception while importing the application")
+            raise AppImportError(f"The application raised while it was imported: {error!r}") from error
+        try:
+            self.wsgi = resolve_app(application, self._settings.app_factory)
+        except ConfigurationError as error:
+            raise AppImportError(str(error)) from error
+
+    def _serve_syntax_error(self, error: SyntaxError) -> None:
+        """Under --reload a syntax error is shown on every request until the file is mended."""
+        self.log.exception(error)
+        if self.reloader is not None and error.filename is not None:
+            self.reloader.add_extra_file(error.filename)
+        body = "".join(traceback.format_exception(error)).encode()
+
+        async def show_error(scope: Any, receive: Any, send: Any) -> None:
+            if scope["type"] == "http":
+                headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", b"%d" % len(body))]
+                await send({"type": "http.response.start", "status": 500, "headers": headers})
+                await send({"type": "http.response.body", "body": body})
+
+        self.wsgi = show_error
+
+    def _fail_boot(self, reason: str) -> None:
+        self.log.error(reason)
+        sys.exit(Arbiter.WORKER_BOOT_ERROR)
+
+    # -- signals
+
+    def init_signals(self) -> None:
+        """gunicorn: handlers for the time of the boot, when there is no loop yet."""
+        early = _signals_since_fork()
+        super().init_signals()
+        signal.signal(signal.SIGHUP, self._ignore_signal)
+        if early & {signal.SIGINT, signal.SIGQUIT}:
+            self.handle_quit(signal.SIGQUIT, None)
+        if signal.SIGTERM in early:
+            self.alive = False
+
+    def _install_loop_signals(self, loop: asyncio.AbstractEventLoop) -> None:
+        loop.add_signal_handler(signal.SIGTERM, self._request_drain)
+        for fast in (signal.SIGINT, signal.SIGQUIT):
+            loop.add_signal_handler(fast, self._request_quick_stop)
+        loop.add_signal_handler(signal.SIGUSR1, self.log.reopen_files)
+        for ignored in (signal.SIGHUP, signal.SIGWINCH):
+            loop.add_signal_handler(ignored, self.log.debug, "worker: %s ignored", ignored.name)
+
+    def _ignore_signal(self, sig: int, frame: FrameType | None) -> None:
+        """Do nothing. A handler, unlike SIG_IGN, is not inherited by programs that the application starts."""
+
+    def handle_abort(self, sig: int, frame: FrameType | None) -> None:
+        """gunicorn: SIGABRT, sent when the heartbeat failed. Runs even where the loop is blocked in Python code."""
+        self.alive = False
+        self.log.critical(
+            "Worker aborted (pid: %s). Requests in flight:\n%s\n%s",
+            self.pid,
+            "\n".join(self._requests_in_flight()) or "none",
+            dump_all_stacks(),
+        )
+        self.cfg.worker_abort(self)
+        sys.exit(1)
+
+    def _request_drain(self) -> None:
+        self.alive = False
+        if self._server is not None:
+            self._server.stop(Stop.DRAIN)
+
+    def _request_quick_stop(self) -> None:
+        if not self._is_quick:
+            self._is_quick = True
+            self.alive = False
+            self.cfg.worker_int(self)
+        if self._server is not None:
+            self._server.stop(Stop.QUICK)
+
+    # -- running
+
+    def run(self) -> None:
+        """gunicorn: serve until told to stop."""
+        loop = self._new_loop()
+        asyncio.set_event_loop(loop)
+        self._watchdog = Watchdog(
+            self.log, self._requests_in_flight, self._settings.stall_warning, self.timeout * 2
+        )
+        try:
+            loop.run_until_complete(self._serve(loop))
+        except (LifespanError, ProbeError) as error:
+            self._fail_boot(str(error))
+        finally:
+            self._watchdog.stop()
+            self.row.release()
+            _close_loop(loop)
+
+    def _new_loop(self) -> asyncio.AbstractEventLoop:
+        if self.cfg.asgi_loop == "asyncio":
+            return asyncio.SelectorEventLoop()
+        return uvloop.new_event_loop()
+
+    async def _serve(self, loop: asyncio.AbstractEventLoop) -> None:
+        settings = self._settings
+        if self.cfg.threads > 1:
+            loop.set_default_executor(ThreadPoolExecutor(self.cfg.threads, thread_name_prefix="outrider"))
+        default_headers = DefaultHeaders(
+            server=settings.server_header, date=settings.date_header, extra=settings.response_headers
+        )
+        runtime = self._runtime = Runtime(loop, self.wsgi, self._config, self.log, default_headers)
+        runtime.max_requests = self.max_requests
+        runtime.on_max_requests = self._retire_after_max_requests
+        observer = Observer(self, AccessLog(self.log, self.cfg))
+        if observer.watches:
+            runtime.observer = observer
+        self._server = Server(
+            runtime,
+            [sock.sock for sock in self.sockets],
+            self._tls,
+            self.row,
+            Lifespan(self.wsgi, self.cfg.asgi_lifespan, self.log, runtime.state),
+            Hooks(tick=self._tick, expect_end_by=self._expect_end_by),
+            self._tick_period(),
+        )
+        self._install_loop_signals(loop)
+        # The reloader thread, and a signal that came before the loop, clear `alive` and write to the pipe.
+        loop.add_reader(self.PIPE[0], self._note_stop)
+        self._note_stop()
+        self._watchdog.start()
+        await self._server.serve(settings.probe_path)
+
+    def _tick_period(self) -> float:
+        watched = [seconds for seconds in (self._settings.stall_warning, self.timeout) if seconds]
+        return max(FASTEST_TICK, min([SLOWEST_TICK, *(seconds / 4 for seconds in watched)]))
+
+    def _tick(self) -> None:
+        self._watchdog.beat()
+        self.notify()
+        if self._runtime is not None:
+            self.nr = self._runtime.counters.requests
+        if os.getppid() != self.ppid and self.alive:
+            self.log.info("Parent changed, shutting down: %s", self)
+            self._request_drain()
+
+    def _note_stop(self) -> None:
+        with suppress(BlockingIOError):
+            os.read(self.PIPE[0], 4096)
+        if not self.alive:
+            self._request_drain()
+
+    def _retire_after_max_requests(self) -> None:
+        self.log.info("Autorestarting worker after %d requests.", self.max_requests)
+        self._request_drain()
+
+    def _requests_in_flight(self) -> list[str]:
+        return self._runtime.describe_streams() if self._runtime is not None else []
+
+    def _expect_end_by(self, deadline: float) -> None:
+        """Should the loop be blocked at the deadline, abort: the stacks are logged, and the process ends."""
+        self._watchdog.expire_at(deadline, _abort)
+
+
+def _signals_since_fork() -> set[int]:
+    """Signals that came between the fork and now: the inherited handler put them where nobody reads them."""
+    arbiter = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
+    signals: set[int] = set()
+    if isinstance(arbiter, Arbiter):
+        with suppress(queue.Empty):
+            while True:
+                signals.add(arbiter.SIG_QUEUE.get_nowait())
+    return signals
+
+
+def _abort() -> None:
+    os.kill(os.getpid(), signal.SIGABRT)
+
+
+def _is_module_missing(error: Exception, app_uri: str) -> bool:
+    """Whether the import failed for the very name the user gave, and not for an import inside the application."""
+    module = str(app_uri).partition(":")[0]
+    missing = error.name if isinstance(error, ModuleNotFoundError) else None
+    return missing is not None and (module == missing or module.startswith(f"{missing}."))
+
+
+def _close_loop(loop: asyncio.AbstractEventLoop) -> None:
+    """Cancel what the application left behind, and close the loop without waiting for its threads."""
+    tasks = asyncio.all_tasks(loop)
+    for task in tasks:
+        task.cancel()
+    with suppress(RuntimeError):  # the loop was left in the middle of a callback, by SystemExit
+        loop.run_until_complete(asyncio.wait(tasks, timeout=0.2) if tasks else asyncio.sleep(0))
+        loop.run_until_complete(loop.shutdown_asyncgens())
+        loop.close()
