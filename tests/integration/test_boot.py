@@ -65,7 +65,7 @@ def test_worker_refuses_other_interface_by_name(
     serve: Serve, preload: tuple[str, ...], name: str, kind: str
 ) -> None:
     server = serve(f"{BROKEN}:{name}", *preload, workers=0)
-    log = refuse(server, BOOT_ERROR)
+    log = refuse(server, LOAD_ERROR)
     server.until_log(kind)
     assert "Traceback" not in log
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import time
 
 import pytest
 
 from outrider_testing.gunicorn_process import PROBE, GunicornProcess, parse_listener
-from outrider_testing.http_client import TruncatedResponse, can_connect
+from outrider_testing.http_client import can_connect
 from outrider_testing.processes import is_running, session_members
 from outrider_testing.serving import Serve
 
@@ -86,8 +87,8 @@ def test_worker_leaves_fast_and_cancels_request(serve: Serve, number: signal.Sig
     with server.hold("request") as connection:
         server.signal(number, worker)
         server.wait_until_gone(worker, FAST)
-        with pytest.raises((TruncatedResponse, ConnectionError)):
-            connection.read_response()
+        with contextlib.suppress(ConnectionError):
+            assert connection.read_response().status >= 500
     assert "cancelled request" in server.events()
     assert f"worker_int {worker}" in server.events()
     assert f"worker_exit {worker}" in server.events()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import shutil
 import subprocess
 import threading
@@ -44,16 +43,10 @@ class Attack:
 
     name: str
     process: subprocess.Popen[str]
-    statistics: Path
 
     def verdict(self) -> str:
         """Wait for its end and return what it printed."""
         return self.process.communicate(timeout=TEST_LENGTH + 10)[0]
-
-    def last_row(self) -> dict[str, str]:
-        """The connections by state at the end."""
-        with self.statistics.open() as file:
-            return list(csv.DictReader(file))[-1]
 
 
 def attack(server: GunicornProcess, directory: Path, name: str) -> Attack:
@@ -77,7 +70,7 @@ def attack(server: GunicornProcess, directory: Path, name: str) -> Attack:
         f"http://{host}:{port}{target}",
     ]
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
-    return Attack(name, process, prefix.with_suffix(".csv"))
+    return Attack(name, process)
 
 
 def test_slow_clients_do_not_outlive_their_deadlines(serve: Serve, tmp_path: Path) -> None:
@@ -94,8 +87,6 @@ def test_slow_clients_do_not_outlive_their_deadlines(serve: Serve, tmp_path: Pat
             each.process.wait()
     for each in attacks:
         assert "No open connections left" in verdicts[each.name], verdicts[each.name][-600:]
-        assert each.last_row()["Connected"] == "0"
-        assert each.last_row()["Closed"] == str(CONNECTIONS)
     assert slowest < 1.0, "a normal client had to wait"
     assert server.workers() == workers
     assert "Traceback" not in server.log_text()

@@ -199,7 +199,8 @@ def test_other_signature_is_refused(app: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "obj,what", [(sys, "a module"), (5, "of type int"), ({"app": asgi3}, "of type dict"), (None, "of type NoneType")]
+    "obj,what",
+    [(sys, "a module"), (5, "of type int"), ({"app": asgi3}, "of type dict"), (None, "of type NoneType")],
 )
 def test_object_that_cannot_be_called_is_refused(obj: Any, what: str) -> None:
     assert refusal_of(obj).startswith(f"app:app is {what}, which can't be called")

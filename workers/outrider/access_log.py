@@ -95,9 +95,7 @@ def _emit(logger: logging.Logger, form: Format, line: Line) -> None:
     atoms = form.atoms_of(line)
     if type(logger) is logging.Logger:
         # What info() does, but for the search of the stack for the place it was called from.
-        record = logger.makeRecord(
-            logger.name, logging.INFO, glogging.__file__, 0, form.text, (atoms,), None, "access"
-        )
+        record = logger.makeRecord(logger.name, logging.INFO, glogging.__file__, 0, form.text, (atoms,), None, "access")
         logger.handle(record)
     else:
         logger.info(form.text, atoms)

@@ -54,8 +54,7 @@ class TrustedPeers:
                 networks.append(ipaddress.ip_network(entry))
             except ValueError as error:
                 raise ConfigurationError(
-                    f"{setting}: {entry!r} is not allowed ({error}); "
-                    "use addresses, networks such as 10.0.0.0/8, or *"
+                    f"{setting}: {entry!r} is not allowed ({error}); use addresses, networks such as 10.0.0.0/8, or *"
                 ) from error
         return cls(networks, everyone=everyone)
 

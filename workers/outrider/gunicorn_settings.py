@@ -162,9 +162,7 @@ REFUSED: dict[str, Refusal] = {
     "permit_unconventional_http_method": _lenient("use a registered method"),
     "permit_unconventional_http_version": _lenient("have the client send HTTP/1.0 or HTTP/1.1"),
     "strip_header_spaces": _lenient("have the client send no space before the colon (RFC 9112 §5.1)"),
-    "protocol": Refusal(
-        lambda value: value != "http", "'http'", "in nginx, use proxy_pass instead of uwsgi_pass"
-    ),
+    "protocol": Refusal(lambda value: value != "http", "'http'", "in nginx, use proxy_pass instead of uwsgi_pass"),
     "http_parser": Refusal(
         lambda value: value not in ("auto", "fast"),
         "'auto' or 'fast'",
@@ -202,6 +200,5 @@ def refuse_unsupported(cfg: Any) -> None:
         value = getattr(cfg, name)
         if refusal.is_refused(value):
             raise ConfigurationError(
-                f"{name} is {value!r}, but outrider.UvicornWorker allows only {refusal.allowed}: "
-                f"{refusal.advice}"
+                f"{name} is {value!r}, but outrider.UvicornWorker allows only {refusal.allowed}: {refusal.advice}"
             )

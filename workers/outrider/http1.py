@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, cast
 
 import httptools
 
+from outrider.http1_encoding import STATUS_LINES, HeaderPair, encode_fields
 from outrider.http1_head import interpret
 from outrider.http1_response import FOREVER, WRITE_HIGH_WATER, Reading, ResponseWriter
 from outrider.http1_rules import BadRequest
@@ -24,7 +25,6 @@ from outrider.runtime import EXPECTS_CONTINUE, PERSISTENT, UPGRADE
 if TYPE_CHECKING:
     import asyncio
 
-    from outrider.http1_encoding import HeaderPair
     from outrider.runtime import ConnectionContext
 
 LINGER = 2.0
@@ -127,8 +127,10 @@ class HTTP1Connection(ResponseWriter):
             )
         elif reading is _NOTHING:
             return
-        elif reading is _HEAD:
+        else:
+            # A head may end, or after a body another may begin, whose earlier bytes were not looked at.
             self._odd = True
+            self._framing_bytes += size
         if size <= FEED_SLICE:
             try:
                 self._parser.feed_data(data)
@@ -177,11 +179,8 @@ class HTTP1Connection(ResponseWriter):
             self._refuse_oversized_head()
         elif self._reading is _BODY:
             if before is not _BODY:
-                self._framing_bytes = 0
                 self.deadline = self._deadline_in(config.body_timeout)
-                return
-            self._framing_bytes += size
-            if self._framing_bytes > MOST_FRAMING:
+            elif self._framing_bytes > MOST_FRAMING:
                 self._refuse(BadRequest(400, "chunk extensions or trailers outweigh the body"))
             elif config.body_timeout:
                 credit = size / config.min_body_rate if config.min_body_rate else config.body_timeout
@@ -220,6 +219,7 @@ class HTTP1Connection(ResponseWriter):
         scope, flags = interpret(self._context, self._parser, self._url, self._headers, self._odd)
         self._url = b""
         self._headers = []
+        self._framing_bytes = 0
         most = self._config.limit_concurrency
         if most and len(self._runtime.streams) >= most:
             raise BadRequest(503, "limit_concurrency requests are in flight")
@@ -430,7 +430,6 @@ class HTTP1Connection(ResponseWriter):
         self._update_reading()
         self._transport.write_eof()
         self.deadline = self._runtime.now + LINGER
-
 
 
 class _BodyEvents:

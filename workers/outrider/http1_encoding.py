@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from email.utils import formatdate
 from enum import IntEnum
 from http import HTTPStatus
+from typing import Any, cast
 
 HeaderPair = tuple[bytes, bytes]
 
@@ -89,11 +90,10 @@ def encode_fields(headers: Iterable[HeaderPair]) -> EncodedFields:
     if type(headers) is not list:
         headers = list(headers)
     try:
-        lines = list(map(_known_line, headers))
+        known = list(map(_known_line, headers))
     except TypeError:  # a list instead of a tuple is no dict key
-        lines = [None]
-    if not all(lines):
-        lines = [_encode_line(header) for header in headers]
+        known = [None]
+    lines = cast("list[bytes]", known) if all(known) else [_encode_line(header) for header in headers]
     length = None
     close = False
     given = 0
@@ -101,21 +101,18 @@ def encode_fields(headers: Iterable[HeaderPair]) -> EncodedFields:
     for line in lines:
         if type(line) is bytes:
             continue
-        kind, number = line.meaning
+        kind, number = cast("SpecialLine", line).meaning
         if kind == _CONTENT_LENGTH:
-            if length is not None:
-                if length != number:
-                    raise InvalidResponse("the response has two Content-Length headers that differ")
-                dropped = True
+            if length not in (None, number):
+                raise InvalidResponse("the response has two Content-Length headers that differ")
+            dropped = dropped or length is not None
             length = number
         elif kind <= _DATE:
             given |= kind
         else:
             dropped = True
             close = close or (kind == _CONNECTION and number == 1)
-    if dropped:
-        lines = _without_dropped(lines)
-    return lines, length, close, given
+    return (_without_dropped(lines) if dropped else lines), length, close, given
 
 
 def _without_dropped(lines: list[bytes]) -> list[bytes]:
@@ -129,11 +126,10 @@ def _without_dropped(lines: list[bytes]) -> list[bytes]:
     return kept
 
 
-def _encode_line(header: Sequence[bytes]) -> bytes:
-    try:
-        name, value = (bytes(part) if not isinstance(part, str) else _refuse_text(part) for part in header)
-    except (TypeError, ValueError) as error:
-        raise InvalidResponse(f"a response header must be a pair of byte strings, not {header!r}") from error
+def _encode_line(header: Sequence[Any]) -> bytes:
+    if len(header) != 2 or any(isinstance(part, str) for part in header):
+        raise InvalidResponse(f"a response header must be a pair of byte strings, not {header!r}")
+    name, value = bytes(header[0]), bytes(header[1])
     if not _TOKEN.fullmatch(name):
         raise InvalidResponse(f"the response header name {name!r} is not a token (RFC 9110 §5.1)")
     if _FORBIDDEN_IN_VALUE.search(value):
@@ -154,10 +150,6 @@ def _number_in(kind: Kind, value: bytes) -> int:
     if kind is Kind.CONTENT_LENGTH:
         return _content_length(value)
     return int(kind is Kind.CONNECTION and b"close" in [option.strip() for option in value.lower().split(b",")])
-
-
-def _refuse_text(part: str) -> bytes:
-    raise TypeError(f"{part!r} is text")
 
 
 def _content_length(value: bytes) -> int:
@@ -188,6 +180,4 @@ class DefaultHeaders:
         server = b"server: outrider\r\n" if self._server else b""
         date = b"date: %b\r\n" % formatdate(unix_time, usegmt=True).encode("ascii") if self._date else b""
         extra = self._extra
-        self.endings = [
-            b"%b%b\r\n" % (extra, lines) for lines in (server + date, date, server, b"")
-        ]
+        self.endings = [b"%b%b\r\n" % (extra, lines) for lines in (server + date, date, server, b"")]

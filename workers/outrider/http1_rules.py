@@ -12,7 +12,7 @@ from urllib.parse import unquote_to_bytes
 HeaderPair = tuple[bytes, bytes]
 
 
-class BadRequest(Exception):  # noqa: N818  # named after the status it becomes
+class BadRequest(Exception):  # named after the status it becomes
     """A request that is answered by the server itself, after which the connection closes."""
 
     def __init__(self, status: int, reason: str) -> None:

@@ -82,8 +82,8 @@ class HTTPStream:
         "_runtime",
         "_status",
         "_task",
-        "_told_to_end",
         "_token",
+        "_told_to_end",
         "_waiter",
         "_wire",
         "buffered",
@@ -94,6 +94,12 @@ class HTTPStream:
         "sent",
         "started_at",
     )
+
+    _status: int
+    _headers: Iterable[HeaderPair]
+    _fields: EncodedFields
+    _token: Any
+    started_at: float
 
     def __init__(self, runtime: Runtime, wire: Wire, scope: Scope, flags: int) -> None:
         self._runtime = runtime

@@ -79,6 +79,7 @@ class Lifespan:
         except asyncio.CancelledError:
             self._phase = Phase.ENDED
             self._task.cancel()
+            await asyncio.wait({self._task})  # it may have begun something that it now undoes
             raise
         if self._failure is not None:
             self._task.cancel()

@@ -50,7 +50,6 @@ class Listener:
         self._accepting = False
         self._aside: asyncio.TimerHandle | None = None
         self._batch = 1
-        self._unregistered = 0
         self._opening: set[asyncio.Task[None]] = set()
         sock.setblocking(False)
 
@@ -72,21 +71,33 @@ class Listener:
 
         The queue of a listener that this worker alone has (reuse_port), or has last, would be reset otherwise.
         """
+        self._stop_accepting()
+        if self._sock.fileno() >= 0:
+            room = self._runtime.config.worker_connections - self._runtime.held
+            while room > 0 and self._accept():
+                room -= 1
+            self._sock.close()
+
+    def abandon(self) -> None:
+        """Leave the queue to others, and give up the connections that are not open yet."""
+        self._stop_accepting()
+        self._sock.close()
+        for task in self._opening:
+            task.cancel()
+
+    def _stop_accepting(self) -> None:
         self.pause()
         if self._aside is not None:
             self._aside.cancel()
-        room = self._runtime.config.worker_connections - len(self._runtime.connections)
-        while room > 0 and self._accept():
-            room -= 1
-        self._sock.close()
 
     def _on_readable(self) -> None:
+        held = 0
         limit = self._runtime.config.worker_connections
         for _ in range(self._batch):
             if not self._accepting or not self._accept():
                 self._batch = 1
                 return
-            held = len(self._runtime.connections) + self._unregistered
+            held = self._runtime.held
             if held >= limit:
                 self._runtime.on_change()
                 return
@@ -115,7 +126,7 @@ class Listener:
             return False
         except OSError as error:
             if error.errno in _OUT_OF_RESOURCES:
-                self._runtime.log.error(
+                self._runtime.log.warning(
                     "Can't accept connections: %s. Raise the limit (ulimit -n) or lower worker_connections.", error
                 )
                 if self._accepting:
@@ -126,9 +137,11 @@ class Listener:
         peer: Address | None = address[:2] if isinstance(address, tuple) else None
         config = self._runtime.config
         if config.proxy_protocol != "off" and config.proxy_allowed.trusts(peer[0] if peer else None):
+            self._runtime.opening += 1
             self._spawn(self._open_behind_proxy(sock, peer))
         else:
             self._spawn(self._open(sock, self._register(sock, peer, peer)))
+        self._row[Field.CONNECTIONS] = self._runtime.held
         return True
 
     def _spawn(self, coro: Coroutine[Any, Any, None]) -> None:
@@ -137,16 +150,18 @@ class Listener:
         task.add_done_callback(self._opening.discard)
 
     async def _open_behind_proxy(self, sock: socket.socket, peer: Address | None) -> None:
-        self._unregistered += 1
+        runtime = self._runtime
         try:
-            async with asyncio.timeout(self._runtime.config.header_timeout or None):
-                client = await read_proxy_header(sock, self._runtime.config.proxy_protocol)
+            async with asyncio.timeout(runtime.config.header_timeout or None):
+                client = await read_proxy_header(sock, runtime.config.proxy_protocol)
         except (OSError, ProxyProtocolError) as error:
-            self._runtime.log.warning("Connection from %s closed: %s", _name(peer), error or "no PROXY header")
+            reason = str(error) or "no PROXY header came in time"
+            runtime.log.warning("Connection from %s closed: %s", _name(peer), reason)
             sock.close()
+            runtime.opening -= 1
+            runtime.on_change()
             return
-        finally:
-            self._unregistered -= 1
+        runtime.opening -= 1
         await self._open(sock, self._register(sock, client or peer, peer))
 
     def _register(self, sock: socket.socket, client: Address | None, peer: Address | None) -> HTTP1Connection:
@@ -165,7 +180,6 @@ class Listener:
             )
         )
         runtime.connections.add(connection)
-        self._row[Field.CONNECTIONS] = len(runtime.connections)
         return connection
 
     async def _open(self, sock: socket.socket, connection: HTTP1Connection) -> None:
@@ -195,7 +209,7 @@ async def read_proxy_header(sock: socket.socket, mode: ProxyMode) -> Address | N
             buffer = sock.recv(wanted, socket.MSG_PEEK)
         except BlockingIOError:
             readable = loop.create_future()
-            loop.add_reader(sock, readable.set_result, None)
+            loop.add_reader(sock, _resolve, readable)
             try:
                 await readable
             finally:
@@ -212,6 +226,11 @@ async def read_proxy_header(sock: socket.socket, mode: ProxyMode) -> Address | N
         wanted = max(wanted, found.size)
         # Bytes that were only peeked at keep the socket readable, so readiness can't tell of more.
         await asyncio.sleep(_PEEK_AGAIN)
+
+
+def _resolve(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
 
 
 def _describe(sock: socket.socket, tls: ssl.SSLContext | None) -> tuple[str, Endpoint | None]:

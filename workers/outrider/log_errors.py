@@ -44,9 +44,7 @@ class _Reporter:
             return
 
 
-def quiet_handler_errors(
-    loggers: Iterable[logging.Logger], clock: Callable[[], float] = time.monotonic
-) -> None:
+def quiet_handler_errors(loggers: Iterable[logging.Logger], clock: Callable[[], float] = time.monotonic) -> None:
     """Have the handlers of the loggers, inherited ones included, report failures in few words.
 
     Each handler writes at most one sentence in `INTERVAL` to stderr instead of a traceback for each line.

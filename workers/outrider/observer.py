@@ -45,7 +45,7 @@ class Observer:
                 self._post_request(
                     self._worker, RequestView(scope), request_environ(scope), ResponseView(status, headers, sent)
                 )
-            except Exception:  # noqa: BLE001  # the response is sent: as in gunicorn, a hook can only be logged now
+            except Exception:  # the response is sent: as in gunicorn, a hook can only be logged now
                 self._worker.log.exception("Exception in post_request hook")
 
 

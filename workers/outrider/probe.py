@@ -51,6 +51,6 @@ async def probe(runtime: Runtime, path: str) -> None:
         await runtime.app(scope, receive, send)
     except Exception as error:
         raise ProbeError(f"probe_path {path}: the application raised {error!r}") from error
-    if not 200 <= status < 300:  # noqa: PLR2004  # RFC 9110 §15.3: Successful
+    if not 200 <= status < 300:  # RFC 9110 §15.3: Successful
         answer = f"answered {status}" if status else "gave no answer"
         raise ProbeError(f"probe_path {path}: the application {answer}, a 2xx is needed")

@@ -26,9 +26,7 @@ _V2_COMMAND_AT = 12
 _V2_TRANSPORT_AT = 13
 
 # §2.1: single spaces, decimal ports without leading zeros. inet_pton checks the addresses.
-_V1_TCP = re.compile(
-    rb"PROXY TCP([46]) ([0-9A-Fa-f:.]+) ([0-9A-Fa-f:.]+) (0|[1-9][0-9]{0,4}) (0|[1-9][0-9]{0,4})"
-)
+_V1_TCP = re.compile(rb"PROXY TCP([46]) ([0-9A-Fa-f:.]+) ([0-9A-Fa-f:.]+) (0|[1-9][0-9]{0,4}) (0|[1-9][0-9]{0,4})")
 # What follows UNKNOWN is to be ignored; a control character in it would hide the start of something else.
 _V1_UNKNOWN = re.compile(rb"PROXY UNKNOWN(?: [\x20-\x7e]*)?")
 

@@ -62,10 +62,7 @@ class RequestView:
     @property
     def headers(self) -> list[tuple[str, str]]:
         """Names in upper case, and values."""
-        return [
-            (name.decode("latin-1").upper(), value.decode("latin-1"))
-            for name, value in self._scope["headers"]
-        ]
+        return [(name.decode("latin-1").upper(), value.decode("latin-1")) for name, value in self._scope["headers"]]
 
     @property
     def trailers(self) -> list[tuple[str, str]]:

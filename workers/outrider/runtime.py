@@ -50,6 +50,12 @@ class RequestObserver(Protocol):
     def finished(self, token: Any, scope: Scope, status: int, headers: Any, sent: int) -> None: ...
 
 
+class BlockedWriter(Protocol):
+    """What the server asks of a connection whose client does not read."""
+
+    def check_write_progress(self, now: float) -> None: ...
+
+
 class Connection(Protocol):
     """What the server asks of a connection, whatever its wire protocol."""
 
@@ -57,7 +63,6 @@ class Connection(Protocol):
 
     def expire(self) -> None: ...
     def begin_drain(self) -> None: ...
-    def check_write_progress(self, now: float) -> None: ...
     def abort(self) -> None: ...
 
 
@@ -84,7 +89,8 @@ class Counters:
 class Runtime:
     """The state that the server, its connections and its streams share within one worker.
 
-    `now` is a coarse monotonic clock in seconds: the tick advances it, deadlines are set from it.
+    `now` is a coarse monotonic clock in seconds: the tick advances it, deadlines are set from it. `opening` counts
+    connections that are accepted and still owe their PROXY header: they are not yet in `connections`.
     """
 
     __slots__ = (
@@ -103,6 +109,7 @@ class Runtime:
         "observer",
         "on_change",
         "on_max_requests",
+        "opening",
         "spawn",
         "state",
         "streams",
@@ -127,13 +134,19 @@ class Runtime:
         self.drain_event = asyncio.Event()
         self.state: dict[str, Any] = {DRAIN_STATE_KEY: self.drain_event}
         self.connections: set[Connection] = set()
+        self.opening = 0
         self.streams: set[Stream] = set()
-        self.blocked_writers: set[Connection] = set()
+        self.blocked_writers: set[BlockedWriter] = set()
         self.observer: RequestObserver | None = None
         self.on_change: Callable[[], None] = _nothing
         self.max_requests = sys.maxsize
         self.on_max_requests: Callable[[], None] = _nothing
         self.spawn = self._spawner()
+
+    @property
+    def held(self) -> int:
+        """How many connections this worker has accepted and not closed."""
+        return len(self.connections) + self.opening
 
     def describe_streams(self) -> list[str]:
         """The requests in flight, one line each: for the logs of a worker that hangs or ends."""

@@ -6,7 +6,7 @@ import asyncio
 import time
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from outrider.listener import Listener
 from outrider.probe import probe
@@ -23,6 +23,11 @@ if TYPE_CHECKING:
 
 SWEEP_PERIOD = 0.5
 QUICK_STOP = 0.5
+# gunicorn's clock for graceful_timeout began before ours, and at its end it kills: be gone a little earlier.
+HEAD_START_SHARE = 0.1
+MOST_HEAD_START = 0.25
+# A loop that still runs at the deadline ends by itself within this.
+ABORT_AFTER = 0.05
 # What is left of graceful_timeout for the end of the lifespan, after the last request was cut.
 LIFESPAN_SHARE = 0.1
 MOST_LIFESPAN_SHARE = 2.0
@@ -68,12 +73,16 @@ class Server:
         self._cpu = time.thread_time_ns()
         self._timer: asyncio.TimerHandle | None = None
         self._stop = Stop.NO
+        self._asked_to_stop_at = 0.0
+        self._last_call_at = 0.0
         self._changed = asyncio.Event()
         self._listeners = [Listener(runtime, sock, row, tls) for sock in sockets]
         runtime.on_change = self._note_change
 
     def stop(self, how: Stop) -> None:
         """Ask the server to stop. Safe at any time, also from a signal handler of the loop."""
+        if self._stop is Stop.NO:
+            self._asked_to_stop_at = self._runtime.loop.time()
         self._stop = max(self._stop, how)
         self._changed.set()
 
@@ -86,20 +95,43 @@ class Server:
         self._row[Field.STATE] = WorkerState.BOOTING
         self._tick()
         try:
-            await self._lifespan.startup()
-            if probe_path:
-                await probe(self._runtime, probe_path)
-            self._row[Field.STATE] = WorkerState.READY
-            if self._stop is Stop.NO:
+            is_ready = await self._boot(probe_path)
+            if is_ready:
+                self._row[Field.STATE] = WorkerState.READY
                 self._note_change()
-            await self._until(lambda: self._stop is not Stop.NO)
-            deadline = self._runtime.loop.time() + self._runtime.config.graceful_timeout
-            if self._stop is Stop.DRAIN:
+                await self._until(self._is_told_to_stop)
+            self._row[Field.STATE] = WorkerState.DRAINING
+            grace = self._runtime.config.graceful_timeout
+            deadline = self._asked_to_stop_at + grace - min(grace * HEAD_START_SHARE, MOST_HEAD_START)
+            if is_ready and self._stop is Stop.DRAIN:
                 await self._drain(deadline)
             await self._end(deadline)
         finally:
             if self._timer is not None:
                 self._timer.cancel()
+
+    async def _boot(self, probe_path: str) -> bool:
+        """Start the application. False: the server was told to stop before it was ready, and the start cancelled."""
+        boot = self._runtime.loop.create_task(self._start_application(probe_path), name="boot")
+        boot.add_done_callback(self._note_boot_end)
+        await self._until(lambda: boot.done() or self._is_told_to_stop())
+        if boot.done():
+            boot.result()
+            return True
+        self._runtime.log.info("Told to stop before the application was ready")
+        boot.cancel()
+        await asyncio.wait({boot}, timeout=QUICK_STOP)
+        return False
+
+    async def _start_application(self, probe_path: str) -> None:
+        await self._lifespan.startup()
+        if probe_path:
+            await probe(self._runtime, probe_path)
+
+    def _note_boot_end(self, boot: asyncio.Task[None]) -> None:
+        self._changed.set()
+        if not boot.cancelled():
+            boot.exception()  # seen: what comes after a stop is nobody's concern
 
     # -- running
 
@@ -118,8 +150,10 @@ class Server:
             self._next_sweep = now + SWEEP_PERIOD
             for connection in [each for each in runtime.connections if each.deadline < now]:
                 connection.expire()
-            for connection in list(runtime.blocked_writers):
-                connection.check_write_progress(now)
+            for writer in list(runtime.blocked_writers):
+                writer.check_write_progress(now)
+            if runtime.draining:
+                self._notify_streams(last_call=now >= self._last_call_at)
 
     def _write_row(self, lag: float) -> None:
         row = self._row
@@ -129,7 +163,7 @@ class Server:
         lag_ns = int(lag * 1e9)
         row[Field.HEARTBEAT] = time.monotonic_ns()
         row[Field.IN_FLIGHT] = len(runtime.streams)
-        row[Field.CONNECTIONS] = len(runtime.connections)
+        row[Field.CONNECTIONS] = runtime.held
         row[Field.REQUESTS] = counters.requests
         row[Field.ERRORS_5XX] = counters.errors_5xx
         row[Field.BYTES_IN] = counters.bytes_in
@@ -142,16 +176,19 @@ class Server:
     def _note_change(self) -> None:
         """A connection or a request ended: there may be room for more, or nothing left to wait for."""
         runtime = self._runtime
-        self._row[Field.CONNECTIONS] = len(runtime.connections)
+        self._row[Field.CONNECTIONS] = runtime.held
         if runtime.draining or self._stop is not Stop.NO:
             self._changed.set()
         elif self._row[Field.STATE] == WorkerState.READY:
-            has_room = len(runtime.connections) < runtime.config.worker_connections
+            has_room = runtime.held < runtime.config.worker_connections
             for listener in self._listeners:
                 if has_room:
                     listener.resume()
                 else:
                     listener.pause()
+
+    def _is_told_to_stop(self) -> bool:
+        return self._stop is not Stop.NO
 
     async def _until(self, condition: Callable[[], bool], deadline: float | None = None) -> None:
         """Wait for a condition that is looked at after each change, or for the deadline (loop time)."""
@@ -170,8 +207,8 @@ class Server:
         runtime = self._runtime
         grace = runtime.config.graceful_timeout
         share = min(grace * LIFESPAN_SHARE, MOST_LIFESPAN_SHARE)
-        self._row[Field.STATE] = WorkerState.DRAINING
-        self._hooks.expect_end_by(deadline)
+        self._last_call_at = deadline - grace * (1 - LAST_CALL)
+        self._hooks.expect_end_by(deadline + ABORT_AFTER)
         runtime.draining = True
         for listener in self._listeners:
             listener.close()
@@ -179,15 +216,14 @@ class Server:
         for connection in list(runtime.connections):
             connection.begin_drain()
         self._notify_streams(last_call=False)
-        last_call = runtime.loop.call_at(deadline - grace * (1 - LAST_CALL), self._notify_streams)
         await self._until(self._is_done, deadline - share)
-        last_call.cancel()
 
     def _is_done(self) -> bool:
         runtime = self._runtime
-        return self._stop is Stop.QUICK or not (runtime.connections or runtime.streams)
+        return self._stop is Stop.QUICK or not (runtime.held or runtime.streams)
 
-    def _notify_streams(self, *, last_call: bool = True) -> None:
+    def _notify_streams(self, *, last_call: bool) -> None:
+        """Tell the streams, and with the next sweep those that have begun since, that the worker drains."""
         for stream in list(self._runtime.streams):
             stream.notify_drain(last_call=last_call)
 
@@ -198,11 +234,11 @@ class Server:
         now = runtime.loop.time()
         if quick:
             deadline = min(deadline, now + QUICK_STOP)
-            self._hooks.expect_end_by(deadline)
+        self._hooks.expect_end_by(deadline + ABORT_AFTER)
         runtime.draining = True
         runtime.drain_event.set()
         for listener in self._listeners:
-            listener.close()
+            listener.abandon()
         if runtime.streams:
             if not quick:
                 runtime.log.warning(

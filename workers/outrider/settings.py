@@ -71,8 +71,7 @@ class OutriderSettings:
         30.0,
         check.seconds,
         Flag("--body-timeout", "SECONDS"),
-        "Longest pause between two pieces of a request body while the application waits for more. "
-        "0 switches it off.",
+        "Longest pause between two pieces of a request body while the application waits for more. 0 switches it off.",
     )
     min_body_rate: int = _setting(
         240,
@@ -92,8 +91,7 @@ class OutriderSettings:
         1.0,
         check.seconds,
         Flag("--stall-warning", "SECONDS"),
-        "Warn in the error log, with the stack, when the event loop is blocked for longer. "
-        "0 switches it off.",
+        "Warn in the error log, with the stack, when the event loop is blocked for longer. 0 switches it off.",
     )
     probe_path: str = _setting(
         "",
@@ -102,16 +100,16 @@ class OutriderSettings:
         "Path of an in-process GET that must answer 2xx before the worker is ready. Empty: no probe.",
     )
     server_header: bool = _setting(
-        default=True,
-        validator=check.boolean,
-        flag=_switch_off("--no-server-header"),
-        description="Send `server: outrider` unless the application sends its own.",
+        True,
+        check.boolean,
+        _switch_off("--no-server-header"),
+        "Send `server: outrider` unless the application sends its own.",
     )
     date_header: bool = _setting(
-        default=True,
-        validator=check.boolean,
-        flag=_switch_off("--no-date-header"),
-        description="Send `date` unless the application sends its own.",
+        True,
+        check.boolean,
+        _switch_off("--no-date-header"),
+        "Send `date` unless the application sends its own.",
     )
     response_headers: tuple[tuple[bytes, bytes], ...] = _setting(
         (),
@@ -128,10 +126,10 @@ class OutriderSettings:
         "its way. `graceful_timeout` bounds it. 0 closes such connections at once.",
     )
     accept_gate: bool = _setting(
-        default=True,
-        validator=check.boolean,
-        flag=_switch_off("--no-accept-gate"),
-        description="Spread connections evenly: a busier worker steps aside for a less busy one.",
+        True,
+        check.boolean,
+        _switch_off("--no-accept-gate"),
+        "Spread connections evenly: a busier worker steps aside for a less busy one.",
     )
     limit_concurrency: int = _setting(
         0,
@@ -140,22 +138,20 @@ class OutriderSettings:
         "Most requests in progress in one worker; those beyond are answered with 503. 0 switches it off.",
     )
     reset_contextvars: bool = _setting(
-        default=False,
-        validator=check.boolean,
-        flag=_switch_on("--reset-contextvars"),
-        description="Run each request in an empty context instead of a copy of the worker's.",
+        False,
+        check.boolean,
+        _switch_on("--reset-contextvars"),
+        "Run each request in an empty context instead of a copy of the worker's.",
     )
     app_factory: bool = _setting(
-        default=False,
-        validator=check.boolean,
-        flag=_switch_on("--app-factory"),
-        description="Call the application object without arguments to get the ASGI application.",
+        False,
+        check.boolean,
+        _switch_on("--app-factory"),
+        "Call the application object without arguments to get the ASGI application.",
     )
 
 
-_FIELDS: dict[str, dataclasses.Field[Any]] = {
-    field.name: field for field in dataclasses.fields(OutriderSettings)
-}
+_FIELDS: dict[str, dataclasses.Field[Any]] = {field.name: field for field in dataclasses.fields(OutriderSettings)}
 
 
 class _Missing:

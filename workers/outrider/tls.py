@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ssl
+from collections.abc import Callable
+from operator import methodcaller
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +20,12 @@ def build_ssl_context(cfg: Any) -> ssl.SSLContext | None:
         cfg: gunicorn's `Config`.
 
     Raises:
-        ConfigurationError: a file is missing, unreadable, malformed or needs a password, certificate and key do
-            not match, the ciphers are unknown, or the hook returned no context.
+        ConfigurationError: a file is missing, unreadable, malformed or needs a password, certificate and key
+            do not match, the ciphers are unknown, or the hook returned no context.
     """
     if not cfg.is_ssl:
         return None
-    has_own_hook = cfg.ssl_context is not cfg.settings["ssl_context"].default
-    if not has_own_hook:
+    if cfg.ssl_context is cfg.settings["ssl_context"].default:
         _require_certificate(cfg)
         _refuse_encrypted_key(cfg)
     try:
@@ -74,17 +75,34 @@ def _diagnose(cfg: Any, error: Exception) -> str:
             except (OSError, ValueError) as unreadable:
                 return f"{name} {path!r} can't be read ({unreadable}); give a PEM file that this user may read"
     if isinstance(error, ssl.SSLError):
-        scratch = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        for name in ("certfile", "ca_certs"):
-            path = getattr(cfg, name)
-            if path and not _is_loaded(scratch, path):
-                return f"{name} {path!r} has no certificate in PEM format that can be read ({error})"
-        if cfg.ciphers and not _selects_ciphers(scratch, cfg.ciphers):
-            return f"ciphers is {cfg.ciphers!r}, but must be an OpenSSL cipher list that selects a cipher"
-        key = f"keyfile {cfg.keyfile!r}" if cfg.keyfile else "keyfile is not set, and the certfile"
-        if error.reason == "KEY_VALUES_MISMATCH":
-            return f"keyfile {cfg.keyfile!r} is not the key of the certificate in certfile {cfg.certfile!r}"
-        if cfg.certfile and not _has_key(cfg):
-            return f"{key} has no private key in PEM format that can be read ({error})"
+        fault = _diagnose_content(cfg, error)
+        if fault:
+            return f"{fault} ({error})"
     files = ", ".join(f"{name} {getattr(cfg, name)!r}" for name in ("certfile", "keyfile", "ca_certs"))
     return f"TLS can't be set up with {files}: {error}"
+
+
+def _diagnose_content(cfg: Any, error: ssl.SSLError) -> str:
+    """Find the fault in files that can be read."""
+    for name in ("certfile", "ca_certs"):
+        path = getattr(cfg, name)
+        if path and not _succeeds(methodcaller("load_verify_locations", path)):
+            return f"{name} {path!r} has no certificate that can be read; give a PEM file"
+    if cfg.ciphers and not _succeeds(methodcaller("set_ciphers", cfg.ciphers)):
+        return f"ciphers is {cfg.ciphers!r}, but must be an OpenSSL cipher list that selects a cipher"
+    # The error of an unknown cipher list has no reason.
+    if getattr(error, "reason", None) in ("KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH"):
+        return f"keyfile {cfg.keyfile!r} is not the key of the certificate in certfile {cfg.certfile!r}"
+    # A password that fails, or OpenSSL would ask for one.
+    if not _succeeds(methodcaller("load_cert_chain", cfg.certfile, cfg.keyfile, lambda: "")):
+        name = "keyfile" if cfg.keyfile else "certfile"
+        return f"{name} {getattr(cfg, name)!r} has no private key that can be used; give a PEM file"
+    return ""
+
+
+def _succeeds(attempt: Callable[[ssl.SSLContext], object]) -> bool:
+    try:
+        attempt(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
+    except ssl.SSLError:
+        return False
+    return True

@@ -47,9 +47,7 @@ def translate(kwargs: Mapping[str, object]) -> Translation:
     for name, value in kwargs.items():
         rule = _RULES.get(name)
         if rule is None:
-            raise ConfigurationError(
-                f"{SOURCE}: {name!r} is no keyword of uvicorn.Config{did_you_mean(name, _RULES)}"
-            )
+            raise ConfigurationError(f"{SOURCE}: {name!r} is no keyword of uvicorn.Config{did_you_mean(name, _RULES)}")
         if value is not None:
             rule(translation, name, value)
     return translation
@@ -185,8 +183,7 @@ _RULES: dict[str, _Rule] = {
     ),
     "http2": _refused("HTTP/2 is not served yet; let a proxy in front speak it"),
     "ws": _choice(
-        {"none": None}
-        | dict.fromkeys(("auto", "websockets", "websockets-sansio", "wsproto"), _WEBSOCKET_NOTE),
+        {"none": None} | dict.fromkeys(("auto", "websockets", "websockets-sansio", "wsproto"), _WEBSOCKET_NOTE),
         "a protocol class of uvicorn can't be used",
     ),
     "ws_max_size": _gunicorn("websocket_max_message_size"),
@@ -200,9 +197,7 @@ _RULES: dict[str, _Rule] = {
     "log_level": _log_level,
     "access_log": _access_log,
     "use_colors": _choice({False: None, True: "gunicorn's log has no colours"}, "gunicorn formats the log"),
-    "interface": _choice(
-        {"auto": None, "asgi3": None}, "wrap the application with asgiref (ASGI 2) or a2wsgi (WSGI)"
-    ),
+    "interface": _choice({"auto": None, "asgi3": None}, "wrap the application with asgiref (ASGI 2) or a2wsgi (WSGI)"),
     "reload": _refused(_RELOAD),
     "reload_dirs": _refused(_RELOAD),
     "reload_delay": _refused(_RELOAD),

@@ -27,10 +27,10 @@ from outrider.lifespan import Lifespan, LifespanError
 from outrider.log_errors import quiet_handler_errors
 from outrider.observer import Observer
 from outrider.probe import ProbeError
-from outrider.runtime import Runtime
-from outrider.scoreboard import Field, Row, Scoreboard
+from outrider.runtime import Receive, Runtime, Scope, Send
+from outrider.scoreboard import Row, Scoreboard
 from outrider.server import Hooks, Server, Stop
-from outrider.settings import OutriderSettings, load_settings
+from outrider.settings import load_settings
 from outrider.tls import build_ssl_context
 from outrider.uvicorn_kwargs import translate
 from outrider.watchdog import Watchdog, dump_all_stacks
@@ -75,6 +75,7 @@ class UvicornWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
         overrides = cls._apply_config_kwargs(cfg, log)
         refuse_unsupported(cfg)
         ServerConfig.from_gunicorn(cfg, load_settings(cfg, overrides=overrides))
+        AccessLog(log, cfg)
         build_ssl_context(cfg)
 
     @classmethod
@@ -82,8 +83,11 @@ class UvicornWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
         translation = translate(cls.CONFIG_KWARGS)
         for name, value in translation.gunicorn.items():
             cfg.set(name, value)
-        for note in translation.notes if log is not None else ():
-            log.info("CONFIG_KWARGS of %s: %s", cls.__name__, note)
+        if log is not None:
+            if "loglevel" in translation.gunicorn:
+                log.setup(cfg)
+            for note in translation.notes:
+                log.info("CONFIG_KWARGS of %s: %s", cls.__name__, note)
         return translation.outrider
 
     @staticmethod
@@ -109,6 +113,7 @@ class UvicornWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
             self._settings = load_settings(self.cfg, overrides=self._overrides)
             self._config = ServerConfig.from_gunicorn(self.cfg, self._settings)
             self._tls: ssl.SSLContext | None = build_ssl_context(self.cfg)
+            self._access_log = AccessLog(self.log, self.cfg)
         except ConfigurationError as error:
             self._fail_boot(str(error))
         super().init_process()
@@ -135,18 +140,18 @@ class UvicornWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
             self.log.exception("Exception while importing the application")
             raise AppImportError(f"The application raised while it was imported: {error!r}") from error
         try:
-            self.wsgi = resolve_app(application, self._settings.app_factory)
+            self.wsgi = resolve_app(application, self._settings.app_factory, repr(self.app.app_uri))
         except ConfigurationError as error:
             raise AppImportError(str(error)) from error
 
     def _serve_syntax_error(self, error: SyntaxError) -> None:
         """Under --reload a syntax error is shown on every request until the file is mended."""
-        self.log.exception(error)
+        self.log.error("Exception while importing the application", exc_info=error)
         if self.reloader is not None and error.filename is not None:
             self.reloader.add_extra_file(error.filename)
         body = "".join(traceback.format_exception(error)).encode()
 
-        async def show_error(scope: Any, receive: Any, send: Any) -> None:
+        async def show_error(scope: Scope, _receive: Receive, send: Send) -> None:
             if scope["type"] == "http":
                 headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", b"%d" % len(body))]
                 await send({"type": "http.response.start", "status": 500, "headers": headers})
@@ -212,9 +217,7 @@ class UvicornWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
         """gunicorn: serve until told to stop."""
         loop = self._new_loop()
         asyncio.set_event_loop(loop)
-        self._watchdog = Watchdog(
-            self.log, self._requests_in_flight, self._settings.stall_warning, self.timeout * 2
-        )
+        self._watchdog = Watchdog(self.log, self._requests_in_flight, self._settings.stall_warning, self.timeout * 2)
         try:
             loop.run_until_complete(self._serve(loop))
         except (LifespanError, ProbeError) as error:
@@ -239,7 +242,7 @@ class UvicornWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
         runtime = self._runtime = Runtime(loop, self.wsgi, self._config, self.log, default_headers)
         runtime.max_requests = self.max_requests
         runtime.on_max_requests = self._retire_after_max_requests
-        observer = Observer(self, AccessLog(self.log, self.cfg))
+        observer = Observer(self, self._access_log)
         if observer.watches:
             runtime.observer = observer
         self._server = Server(

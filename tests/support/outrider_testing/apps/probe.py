@@ -251,10 +251,10 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
     """Route a scope to its handler."""
     if scope["type"] == "lifespan":
         await lifespan(receive, send)
-    elif scope["path"].startswith("/gate/"):
-        await gate(scope, receive, send)
-    else:
-        await ROUTES.get(scope["path"], missing)(scope, receive, send)
+        return
+    path = scope["path"].removeprefix(scope["root_path"])
+    handler = gate if path.startswith("/gate/") else ROUTES.get(path, missing)
+    await handler(scope, receive, send)
 
 
 def make(greeting: str = "made") -> Handler:

@@ -1,0 +1,28 @@
+"""Stand-ins for the event loop, the transport, the log and the application, so that a test runs without I/O."""
+
+from __future__ import annotations
+
+from outrider_testing.fakes.application import Call, DrivenApp, constant, echo
+from outrider_testing.fakes.client import Client
+from outrider_testing.fakes.log import FakeLog
+from outrider_testing.fakes.loop import ManualLoop
+from outrider_testing.fakes.responses import Answer, parse_answers
+from outrider_testing.fakes.runtime import make_config, make_context, make_runtime
+from outrider_testing.fakes.transport import FakeSocket, FakeTransport
+
+__all__ = [
+    "Answer",
+    "Call",
+    "Client",
+    "DrivenApp",
+    "FakeLog",
+    "FakeSocket",
+    "FakeTransport",
+    "ManualLoop",
+    "constant",
+    "echo",
+    "make_config",
+    "make_context",
+    "make_runtime",
+    "parse_answers",
+]

@@ -1,0 +1,47 @@
+"""An event loop that runs only when the test says so, on a clock that the test sets."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+MOST_ROUNDS = 10_000
+
+
+class ManualLoop(asyncio.SelectorEventLoop):
+    """asyncio's loop with a clock of its own.
+
+    `unhandled` collects what would have gone to the loop's exception handler: a test expects it to stay empty.
+    """
+
+    def __init__(self) -> None:
+        self.clock = 1000.0
+        super().__init__()
+        self.unhandled: list[dict[str, Any]] = []
+        self.set_exception_handler(lambda _, context: self.unhandled.append(context))
+
+    def time(self) -> float:
+        """The clock, in seconds."""
+        return self.clock
+
+    def run_ready(self) -> None:
+        """Run callbacks and timers until nothing is left that can run now."""
+        for _ in range(MOST_ROUNDS):
+            self.call_soon(self.stop)
+            self.run_forever()
+            if not self._ready:
+                return
+        raise AssertionError("the loop does not come to rest")
+
+    def advance(self, seconds: float) -> None:
+        """Move the clock on, then run what is due."""
+        self.clock += seconds
+        self.run_ready()
+
+    def close(self) -> None:
+        """Cancel what still waits, and close."""
+        if not self.is_closed():
+            for task in asyncio.all_tasks(self):
+                task.cancel()
+            self.run_ready()
+        super().close()

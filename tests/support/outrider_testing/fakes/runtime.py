@@ -1,0 +1,71 @@
+"""Configuration and runtime with plain defaults."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from outrider.config import ServerConfig
+from outrider.forwarded import TrustedPeers
+from outrider.http1_encoding import DefaultHeaders
+from outrider.http1_head import FORWARDED_FOR, NOTABLE
+from outrider.runtime import ConnectionContext, Runtime
+from outrider_testing.fakes.log import FakeLog
+
+if TYPE_CHECKING:
+    from outrider.runtime import Address, ASGIApp, Endpoint
+    from outrider_testing.fakes.loop import ManualLoop
+
+CLIENT = ("192.0.2.7", 54321)
+SERVER = ("192.0.2.1", 8000)
+
+
+def make_config(**overrides: Any) -> ServerConfig:
+    """Gunicorn's and Outrider's defaults, except where overridden."""
+    settings: dict[str, Any] = {
+        "keepalive": 2.0,
+        "worker_connections": 1000,
+        "graceful_timeout": 30.0,
+        "disconnect_grace": 3.0,
+        "limit_request_line": 4094,
+        "limit_request_fields": 100,
+        "limit_request_field_size": 8190,
+        "root_path": "",
+        "trusted_proxies": TrustedPeers.parse(["127.0.0.1", "::1"]),
+        "secure_scheme_headers": {b"x-forwarded-proto": b"https", b"x-forwarded-ssl": b"on"},
+        "forwarder_headers": frozenset((b"script_name", b"path_info")),
+        "header_map": "drop",
+        "proxy_protocol": "off",
+        "proxy_allowed": TrustedPeers.parse(["127.0.0.1", "::1"]),
+        "header_timeout": 10.0,
+        "body_timeout": 30.0,
+        "min_body_rate": 240,
+        "write_timeout": 30.0,
+        "drain_linger": 2.0,
+        "limit_concurrency": 0,
+        "accept_gate": True,
+        "reset_contextvars": False,
+    }
+    return ServerConfig(**settings | overrides)
+
+
+def make_runtime(loop: ManualLoop, app: ASGIApp, **config: Any) -> Runtime:
+    """A runtime at the loop's time, without Server and Date headers, that logs into a `FakeLog`."""
+    default_headers = DefaultHeaders(server=False, date=False, extra=())
+    runtime = Runtime(loop, app, make_config(**config), FakeLog(), default_headers)
+    runtime.now = loop.time()
+    return runtime
+
+
+def make_context(
+    runtime: Runtime,
+    *,
+    client: Address | None = CLIENT,
+    server: Endpoint = SERVER,
+    scheme: str = "http",
+    trusted_proxy: bool = False,
+) -> ConnectionContext:
+    """The facts of a connection, as the listener would make them."""
+    notable = NOTABLE
+    if trusted_proxy:
+        notable |= {FORWARDED_FOR} | runtime.config.secure_scheme_headers.keys()
+    return ConnectionContext(runtime, client, server, scheme, trusted_proxy, notable)
