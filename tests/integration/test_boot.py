@@ -61,9 +61,7 @@ def test_master_refuses_app_it_cannot_preload(serve: Serve, app: str) -> None:
 
 @pytest.mark.parametrize("preload", [(), ("--preload",)])
 @pytest.mark.parametrize("name, kind", [("wsgi", "WSGI"), ("asgi2", "ASGI ?2"), ("ASGI2", "ASGI ?2")])
-def test_worker_refuses_other_interface_by_name(
-    serve: Serve, preload: tuple[str, ...], name: str, kind: str
-) -> None:
+def test_worker_refuses_other_interface_by_name(serve: Serve, preload: tuple[str, ...], name: str, kind: str) -> None:
     server = serve(f"{BROKEN}:{name}", *preload, workers=0)
     log = refuse(server, LOAD_ERROR)
     server.until_log(kind)

@@ -38,9 +38,7 @@ class EventLogger(Logger):
 
 
 def test_access_log_has_requested_format(serve: Serve) -> None:
-    atoms = (
-        "%(h)s|%(r)s|%(m)s|%(U)s|%(q)s|%(H)s|%(s)s|%(B)s|%(f)s|%(a)s|%({x-given}i)s|%({content-type}o)s|%(p)s"
-    )
+    atoms = "%(h)s|%(r)s|%(m)s|%(U)s|%(q)s|%(H)s|%(s)s|%(B)s|%(f)s|%(a)s|%({x-given}i)s|%({content-type}o)s|%(p)s"
     server = serve(PROBE, "--access-logfile", "access.log", "--access-logformat", atoms)
     (worker,) = server.workers()
     fields = [("X-Given", "one"), ("User-Agent", "test/1"), ("Referer", "http://r/")]
@@ -117,14 +115,11 @@ def test_statsd_server_hears_of_requests(serve: Serve) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as statsd:
         statsd.bind(("127.0.0.1", 0))
         statsd.settimeout(5.0)
-        server = serve(
-            PROBE, "--statsd-host", f"127.0.0.1:{statsd.getsockname()[1]}", "--statsd-prefix", "probe"
-        )
+        server = serve(PROBE, "--statsd-host", f"127.0.0.1:{statsd.getsockname()[1]}", "--statsd-prefix", "probe")
         server.get("/missing")
         seen = ""
         while not all(
-            metric in seen
-            for metric in ("probe.gunicorn.requests:1|c", "request.status.404:1|c", "request.duration:")
+            metric in seen for metric in ("probe.gunicorn.requests:1|c", "request.status.404:1|c", "request.duration:")
         ):
             seen += statsd.recv(4096).decode() + "\n"
 

@@ -27,6 +27,8 @@ WRITE_HIGH_WATER = 131072
 _BODILESS = (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED)
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+# Stands in for the transport during a TLS handshake, which has a deadline of its own.
+_NOT_CONNECTED = asyncio.Transport()
 
 
 class Framing(Enum):
@@ -53,12 +55,170 @@ class Reading(Enum):
 _IDLE = Reading.IDLE
 
 
-class _NotConnected(asyncio.Transport):
-    """Stands in for the transport until there is one, which takes a TLS handshake."""
+class ResponseWriter(asyncio.Protocol):
+    """Writes one response after another; backpressure and the write deadline are here too."""
+
+    __slots__ = (
+        "_closing",
+        "_config",
+        "_context",
+        "_framing",
+        "_left",
+        "_reading",
+        "_runtime",
+        "_stall_mark",
+        "_transport",
+        "_writable",
+        "deadline",
+    )
+
+    def __init__(self, context: ConnectionContext) -> None:
+        self._context = context
+        self._runtime = context.runtime
+        self._config = context.runtime.config
+        self._transport = _NOT_CONNECTED
+        self._writable: asyncio.Future[None] | None = None
+        self._stall_mark = (0.0, 0)
+        self._framing = _NONE
+        self._left = 0
+        self._closing = False
+        self._reading = Reading.IDLE
+        self.deadline = FOREVER
+
+    @property
+    def client(self) -> Address | None:
+        """The client's address; None on a unix socket."""
+        return self._context.client
+
+    # -- what the stream calls
+
+    encode = staticmethod(encode_fields)
+
+    def send_response(self, stream: HTTPStream, status: int, fields: EncodedFields, body: bytes, more: bool) -> None:
+        """Write the head and the first piece of body, in one piece where it is small.
+
+        Raises:
+            InvalidResponse: the body does not fit the Content-Length; nothing was written.
+        """
+        lines, length, close, given = fields
+        flags = stream.flags
+        if flags != PERSISTENT or status in _BODILESS or length is None:
+            body = self._frame(status, lines, length, flags, body, more)
+        else:
+            left = length - len(body)
+            if left < 0 or (left and not more):
+                raise InvalidResponse(_wrong_length(left))
+            self._left = left
+            self._framing = _LENGTH
+        runtime = self._runtime
+        if close or ((flags != PERSISTENT or runtime.draining or self._reading is not _IDLE) and self._is_last(stream)):
+            self._closing = True
+            lines.append(b"connection: close\r\n")
+        elif flags & HTTP10:
+            lines.append(b"connection: keep-alive\r\n")
+        ending = runtime.default_headers.endings[given]
+        if len(body) <= JOINED_BODY:
+            data = b"".join((STATUS_LINES[status], *lines, ending, body))
+            runtime.counters.bytes_out += len(data)
+            self._transport.write(data)
+        else:
+            self._write_pieces((b"".join((STATUS_LINES[status], *lines, ending)), body))
+
+    def _frame(self, status: int, lines: list[bytes], length: int | None, flags: int, body: bytes, more: bool) -> bytes:
+        """Choose the framing of an uncommon response, and return the first piece of body framed by it."""
+        if status in _BODILESS or flags & HEAD:
+            self._framing = _NONE
+            if status == HTTPStatus.NO_CONTENT:
+                lines[:] = [line for line in lines if not line.lower().startswith(b"content-length:")]
+            elif length is None and status != HTTPStatus.NOT_MODIFIED and not flags & HTTP10:
+                lines.append(b"transfer-encoding: chunked\r\n")
+            return b""
+        if length is not None:
+            left = length - len(body)
+            if left < 0 or (left and not more):
+                raise InvalidResponse(_wrong_length(left))
+            self._left = left
+            self._framing = _LENGTH
+            return body
+        if flags & HTTP10:
+            self._framing = _CLOSE
+            self._closing = True
+            return body
+        self._framing = _CHUNKED
+        lines.append(b"transfer-encoding: chunked\r\n")
+        return _chunk(body, more)
+
+    def send_body(self, stream: HTTPStream, body: bytes, more: bool) -> None:
+        """Write another piece of body.
+
+        Raises:
+            InvalidResponse: it does not fit the Content-Length; nothing was written.
+        """
+        framing = self._framing
+        if framing is _CHUNKED:
+            if len(body) > JOINED_BODY:
+                self._write_pieces((b"%x\r\n" % len(body), body, b"\r\n" if more else b"\r\n0\r\n\r\n"))
+                return
+            body = _chunk(body, more)
+        elif framing is _LENGTH:
+            left = self._left - len(body)
+            if left < 0 or (left and not more):
+                raise InvalidResponse(_wrong_length(left))
+            self._left = left
+        elif framing is _NONE:
+            return
+        if body:
+            self._write(body)
+
+    def send_continue(self, stream: HTTPStream) -> None:
+        """Write the interim response 100 (RFC 9110 §10.1.1)."""
+        self._write(_CONTINUE)
+
+    def cut(self, stream: HTTPStream) -> None:
+        """Break the connection off so that the client can tell that the response is incomplete."""
+        if self._framing is _CLOSE:
+            # An orderly close would look like the end of the body; a reset does not.
+            self.abort()
+        else:
+            self._close()
+
+    def wait_writable(self) -> asyncio.Future[None] | None:
+        """A future to await before more is written, or None when the transport takes more now."""
+        if self._writable is not None and self._writable.done():
+            self._writable = self._runtime.loop.create_future()
+        return self._writable
+
+    # -- what the transport and the sweep call
+
+    def pause_writing(self) -> None:
+        """The transport holds more than it should: `send()` waits from now on."""
+        self._writable = self._runtime.loop.create_future()
+        self._stall_mark = (self._runtime.now, self._transport.get_write_buffer_size())
+        self._runtime.blocked_writers.add(self)
+
+    def resume_writing(self) -> None:
+        """The client has read enough again."""
+        self._runtime.blocked_writers.discard(self)
+        writable, self._writable = self._writable, None
+        if writable is not None and not writable.done():
+            writable.set_result(None)
+
+    def check_write_progress(self, now: float) -> None:
+        """Abort if a blocked client took less than `min_body_rate` over `write_timeout`."""
+        since, held = self._stall_mark
+        window = self._config.write_timeout
+        if not window or now - since < window:
+            return
+        holds = self._transport.get_write_buffer_size()
+        if held - holds < max(1, self._config.min_body_rate * window):
+            self._runtime.log.info("Client %s does not read its response: aborted", self.client)
+            self.abort()
+        else:
+            self._stall_mark = (now, holds)
 
     def abort(self) -> None:
-        """Reset the connection: what is unsent is lost, in the kernel too, where a client that does not read keeps it."""
-        if self._transport is None:  # a TLS handshake goes on; it has its own deadline
+        """Reset the connection: what is unsent is lost, in the kernel's buffers too."""
+        if self._transport is _NOT_CONNECTED:
             return
         sock = cast("socket.socket", self._transport.get_extra_info("socket"))
         with suppress(OSError):  # it is closed already

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
+from urllib.parse import unquote
 
 if TYPE_CHECKING:
     from outrider.runtime import Message, Runtime, Scope
@@ -22,14 +24,21 @@ async def probe(runtime: Runtime, path: str) -> None:
     """
     raw_path, _, query = path.encode().partition(b"?")
     status = 0
+    messages: list[Message] = [{"type": "http.request", "body": b"", "more_body": False}]
+    answered = asyncio.Event()
 
     async def receive() -> Message:
-        return {"type": "http.request", "body": b"", "more_body": False}
+        if messages:
+            return messages.pop()
+        await answered.wait()
+        return {"type": "http.disconnect"}
 
     async def send(message: Message) -> None:
         nonlocal status
         if message["type"] == "http.response.start":
             status = message["status"]
+        elif not message.get("more_body", False):
+            answered.set()
 
     root_path = runtime.config.root_path
     scope: Scope = {
@@ -38,7 +47,7 @@ async def probe(runtime: Runtime, path: str) -> None:
         "http_version": "1.1",
         "method": "GET",
         "scheme": "http",
-        "path": root_path + raw_path.decode(),
+        "path": root_path + unquote(raw_path.decode()),
         "raw_path": root_path.encode() + raw_path,
         "query_string": query,
         "root_path": root_path,

@@ -140,7 +140,8 @@ class UvicornWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
             self.log.exception("Exception while importing the application")
             raise AppImportError(f"The application raised while it was imported: {error!r}") from error
         try:
-            self.wsgi = resolve_app(application, self._settings.app_factory, repr(self.app.app_uri))
+            name = repr(getattr(self.app, "app_uri", type(self.app).__name__))
+            self.wsgi = resolve_app(application, self._settings.app_factory, name)
         except ConfigurationError as error:
             raise AppImportError(str(error)) from error
 
@@ -167,13 +168,14 @@ class UvicornWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
 
     def init_signals(self) -> None:
         """gunicorn: handlers for the time of the boot, when there is no loop yet."""
-        early = _signals_since_fork()
+        arbiter = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
         super().init_signals()
         signal.signal(signal.SIGHUP, self._ignore_signal)
+        early = _signals_since_fork(arbiter)
         if early & {signal.SIGINT, signal.SIGQUIT}:
             self.handle_quit(signal.SIGQUIT, None)
         if signal.SIGTERM in early:
-            self.alive = False
+            self.handle_exit(signal.SIGTERM, None)
 
     def _install_loop_signals(self, loop: asyncio.AbstractEventLoop) -> None:
         loop.add_signal_handler(signal.SIGTERM, self._request_drain)
@@ -185,6 +187,11 @@ class UvicornWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
 
     def _ignore_signal(self, sig: int, frame: FrameType | None) -> None:
         """Do nothing. A handler, unlike SIG_IGN, is not inherited by programs that the application starts."""
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """gunicorn: SIGTERM before there is a loop, so before anything was accepted. An import may take long."""
+        self.alive = False
+        sys.exit(0)
 
     def handle_abort(self, sig: int, frame: FrameType | None) -> None:
         """gunicorn: SIGABRT, sent when the heartbeat failed. Runs even where the loop is blocked in Python code."""
@@ -292,9 +299,8 @@ class UvicornWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
         self._watchdog.expire_at(deadline, _abort)
 
 
-def _signals_since_fork() -> set[int]:
+def _signals_since_fork(arbiter: object) -> set[int]:
     """Signals that came between the fork and now: the inherited handler put them where nobody reads them."""
-    arbiter = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
     signals: set[int] = set()
     if isinstance(arbiter, Arbiter):
         with suppress(queue.Empty):

@@ -75,9 +75,7 @@ class GunicornProcess:
     working directory; it can import applications from there and from `outrider_testing.apps`.
     """
 
-    def __init__(
-        self, directory: Path, app: str, *options: str, **surroundings: Unpack[Surroundings]
-    ) -> None:
+    def __init__(self, directory: Path, app: str, *options: str, **surroundings: Unpack[Surroundings]) -> None:
         self.directory = directory
         self.tls: ssl.SSLContext | None = None
         self._address: Address | None = None

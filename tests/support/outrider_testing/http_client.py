@@ -87,9 +87,7 @@ def parse_head(head: bytes) -> Response:
     status_line, *lines = head.decode("latin-1").split("\r\n")
     version, status, reason = status_line.split(" ", 2)
     fields = [line.partition(":") for line in lines]
-    return Response(
-        version, int(status), reason, [(name.lower(), value.strip(" \t")) for name, _, value in fields]
-    )
+    return Response(version, int(status), reason, [(name.lower(), value.strip(" \t")) for name, _, value in fields])
 
 
 class HTTPConnection:
@@ -121,9 +119,7 @@ class HTTPConnection:
         """Send all of `data`."""
         self._sock.sendall(data)
 
-    def request(
-        self, method: str, target: str, *, fields: Fields = (), body: bytes | None = None
-    ) -> Response:
+    def request(self, method: str, target: str, *, fields: Fields = (), body: bytes | None = None) -> Response:
         """Send one request and return its response."""
         self.send(encode_request(method, target, fields, body))
         return self.read_response(head_only=method == "HEAD")

@@ -60,9 +60,7 @@ class Report:
         return sum(count for (name, _), count in self.outcomes.items() if name == kind.__name__)
 
     def __str__(self) -> str:
-        rows = [
-            f"{kind:20} {outcome:8} {count:7}" for (kind, outcome), count in sorted(self.outcomes.items())
-        ]
+        rows = [f"{kind:20} {outcome:8} {count:7}" for (kind, outcome), count in sorted(self.outcomes.items())]
         return "\n".join([f"{self.lost} lost of {self.requests}", *rows, *self.examples])
 
 

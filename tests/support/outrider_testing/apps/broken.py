@@ -10,9 +10,7 @@ from outrider_testing.apps.probe import Message, Receive, Scope, Send, respond, 
 not_callable = 42
 
 
-def wsgi(
-    _environ: dict[str, Any], start_response: Callable[[str, list[tuple[str, str]]], object]
-) -> Iterable[bytes]:
+def wsgi(_environ: dict[str, Any], start_response: Callable[[str, list[tuple[str, str]]], object]) -> Iterable[bytes]:
     """A WSGI application."""
     start_response("200 OK", [])
     return [b"hello"]
