@@ -91,6 +91,7 @@ def pem(tmp_path_factory: pytest.TempPathFactory) -> Path:
     authority.issue_cert("localhost").private_key_pem.write_to_path(directory / "other.pem")
     authority.cert_pem.write_to_path(directory / "ca.pem")
     (directory / "garbage.pem").write_text("no PEM at all\n")
+    (directory / "directory.pem").mkdir()  # which not even root can read
     return directory
 
 
@@ -101,6 +102,7 @@ def pem(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("missing.pem", "key.pem", "missing.pem"),
         ("cert.pem", "missing.pem", "missing.pem"),
         ("garbage.pem", "key.pem", "garbage.pem"),
+        ("directory.pem", "key.pem", "directory.pem"),
         ("cert.pem", "garbage.pem", "garbage.pem"),
         ("cert.pem", "other.pem", "other.pem"),
     ],

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, cast
 import httptools
 
 from outrider.http1_encoding import STATUS_LINES, HeaderPair, encode_fields
-from outrider.http1_head import interpret
+from outrider.http1_head import METHODS, interpret
 from outrider.http1_response import FOREVER, WRITE_HIGH_WATER, Reading, ResponseWriter
 from outrider.http1_rules import BadRequest
 from outrider.http_stream import HIGH_WATER, HTTPStream, Response
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 LINGER = 2.0
 MOST_DISCARDED = 1 << 20
 MOST_QUEUED = 32
-FEED_SLICE = 16384
+FEED_SLICE = 32768
 MOST_FRAMING = 16384
 
 
@@ -38,7 +38,8 @@ _IDLE, _HEAD, _BODY, _NOTHING = Reading
 _COMPLETE = Response.COMPLETE
 
 _UNDERSCORE, _TAB = b"_\t"
-_REQUEST_LINE = re.compile(rb"(?:\r\n)*[!#$%&'*+\-.^_`|~0-9A-Za-z]+ \S+ HTTP/\d\.\d\r\n")
+_REQUEST_LINE = re.compile(rb"(?:\r\n)*([!#$%&'*+\-.^_`|~0-9A-Za-z]+) \S+ HTTP/\d\.\d\r\n")
+_PARSER_STOPS = (httptools.HttpParserError, httptools.HttpParserUpgrade)
 _KEEPALIVE_PROBES = ((socket.TCP_KEEPIDLE, 15), (socket.TCP_KEEPINTVL, 15), (socket.TCP_KEEPCNT, 4))
 
 
@@ -48,11 +49,11 @@ class HTTP1Connection(ResponseWriter):
     __slots__ = (
         "_active",
         "_discarded",
-        "_framing_bytes",
-        "_head_bytes",
         "_headers",
         "_held",
+        "_later_odd",
         "_odd",
+        "_overhead",
         "_parser",
         "_paused",
         "_queue",
@@ -68,10 +69,9 @@ class HTTP1Connection(ResponseWriter):
         self._parser = httptools.HttpRequestParser(self)
         self._url = b""
         self._headers: list[HeaderPair] = []
-        self._head_bytes = 0
-        self._framing_bytes = 0
+        self._overhead = 0
         self._discarded = 0
-        self._odd = False
+        self._odd = self._later_odd = False
         self._active: HTTPStream | None = None
         self._receiving: HTTPStream | None = None
         self._queue: deque[HTTPStream] | None = None
@@ -93,8 +93,8 @@ class HTTP1Connection(ResponseWriter):
         """asyncio: the connection is gone."""
         self._reading = _NOTHING
         self._runtime.connections.discard(self)
-        self.resume_writing()
         self._queue = None
+        self.resume_writing()
         stream, self._active = self._active, None
         if stream is not None:
             stream.disconnect(connection_lost=True)
@@ -102,10 +102,14 @@ class HTTP1Connection(ResponseWriter):
 
     def eof_received(self) -> bool:
         """asyncio: the client sends no more; what it asked for completely is still answered (RFC 9112 §9.6)."""
-        complete = self._receiving is None and self._reading is not _HEAD
+        incomplete, self._receiving = self._receiving, None
+        if self._queue and self._queue[-1] is incomplete:
+            self._queue.pop()
         self._reading = _NOTHING
-        if self._active is None or not complete or self._context.scheme == "https":
+        if self._active is None or self._active is incomplete or self._context.scheme == "https":
+            self._close()
             return False
+        self.deadline = FOREVER
         self._active.disconnect(connection_lost=False)
         sock = cast("socket.socket", self._transport.get_extra_info("socket"))
         if sock.family != socket.AF_UNIX:
@@ -115,44 +119,56 @@ class HTTP1Connection(ResponseWriter):
                 sock.setsockopt(socket.IPPROTO_TCP, option, value)
         return True
 
+    def resume_writing(self) -> None:
+        """asyncio: the client has read enough for more."""
+        super().resume_writing()
+        if self._active is None and self._queue:
+            self._next()
+
     def data_received(self, data: bytes) -> None:
         """asyncio: bytes from the client."""
         size = len(data)
         self._runtime.counters.bytes_in += size
         reading = self._reading
         if reading is _IDLE:
-            # By number, because `in` is several times slower for a byte string.
-            self._odd = (
-                _UNDERSCORE in data or _TAB in data or size > self._config.short_head or data.find(b" \r\n") >= 0
-            )
+            if size <= self._config.short_head:
+                self._odd = self._later_odd = _is_odd(data)
+            else:
+                # Only the first head is looked at; most often the rest is its body.
+                end = data.find(b"\r\n\r\n", 0, self._config.short_head)
+                self._odd = end < 0 or _is_odd(data[: end + 2])
+                self._later_odd = True
         elif reading is _NOTHING:
             return
         else:
             # A head may end, or after a body another may begin, whose earlier bytes were not looked at.
-            self._odd = True
-            self._framing_bytes += size
+            self._odd = self._later_odd = True
+            self._overhead += size
         if size <= FEED_SLICE:
             try:
                 self._parser.feed_data(data)
-            except httptools.HttpParserError as error:
-                self._handle_parser_stop(error, data)
+            except _PARSER_STOPS as stop:
+                self._handle_parser_stop(stop, data)
         else:
             self._feed_slices(data)
         if self._reading is not _IDLE:
             self._note_unfinished(reading, size)
 
-    def _feed(self, data: bytes | memoryview) -> None:
-        try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserError as error:
-            self._handle_parser_stop(error, bytes(data))
-
-    def _handle_parser_stop(self, error: httptools.HttpParserError, data: bytes) -> None:
-        if isinstance(error, httptools.HttpParserUpgrade):
-            self._pass_over_upgrade(data[error.args[0] :])
-        elif self._reading is not _NOTHING:
-            # Bytes after the last request that will be answered are no concern of ours.
-            self._refuse(_bad_request(error, data))
+    def _handle_parser_stop(self, stop: Exception, data: bytes | memoryview) -> None:
+        """Go on behind an upgrade, where llhttp stops; refuse the request that it stopped in otherwise."""
+        while isinstance(stop, httptools.HttpParserUpgrade):
+            data = memoryview(data)[stop.args[0] :]
+            if self._unparsed_framing is not None:
+                self._read_upgrade_body(self._unparsed_framing)
+            try:
+                self._parser.feed_data(data)
+            except _PARSER_STOPS as next_stop:
+                stop = next_stop
+            else:
+                return
+        # Bytes after the last request that will be answered are no concern of ours.
+        if self._reading is not _NOTHING:
+            self._refuse(_bad_request(stop, bytes(data)))
 
     def _feed_slices(self, data: bytes) -> None:
         """Feed a large read bit by bit, so that it can't fill the queue with thousands of small requests."""
@@ -162,26 +178,28 @@ class HTTP1Connection(ResponseWriter):
                 self._held = bytes(view[position:])
                 self._update_reading()
                 return
-            if self._receiving is not None:
-                self._feed(view[position:])
-                return
-            self._feed(view[position : position + FEED_SLICE])
+            part = view[position : position + FEED_SLICE]
+            try:
+                self._parser.feed_data(part)
+            except _PARSER_STOPS as stop:
+                self._handle_parser_stop(stop, part)
 
     def _note_unfinished(self, before: Reading, size: int) -> None:
         """After bytes that did not end a request: set its deadline, and hold it to its limits."""
         config = self._config
         if self._reading is _HEAD:
             if before is not _HEAD:
-                self._head_bytes = 0
+                self._overhead = min(size, FEED_SLICE)
                 if self._active is None:
                     self.deadline = self._deadline_in(config.header_timeout)
-            self._head_bytes += size
             self._refuse_oversized_head()
-        elif self._reading is _BODY:
-            if before is not _BODY:
-                self.deadline = self._deadline_in(config.body_timeout)
-            elif self._framing_bytes > MOST_FRAMING:
+        elif self._receiving is not None:
+            if self._overhead > MOST_FRAMING:
                 self._refuse(BadRequest(400, "chunk extensions or trailers outweigh the body"))
+            elif self._paused or self._receiving.expects_continue:
+                self.deadline = FOREVER
+            elif before is not _BODY:
+                self.deadline = self._deadline_in(config.body_timeout)
             elif config.body_timeout:
                 credit = size / config.min_body_rate if config.min_body_rate else config.body_timeout
                 self.deadline = min(self.deadline + credit, self._runtime.now + config.body_timeout)
@@ -195,9 +213,9 @@ class HTTP1Connection(ResponseWriter):
             self._refuse(BadRequest(414, "the request line is longer than limit_request_line"))
         elif len(self._headers) > config.limit_request_fields:
             self._refuse(BadRequest(431, "more header fields than limit_request_fields"))
-        elif self._head_bytes > config.largest_head or (
+        elif self._overhead > config.largest_head or (
             # The head began somewhere in the first read, so that one is allowed for.
-            self._headers and field and self._head_bytes - complete > field + FEED_SLICE
+            self._headers and field and self._overhead - complete > field + FEED_SLICE
         ):
             self._refuse(BadRequest(431, "a header field is larger than limit_request_field_size"))
 
@@ -219,7 +237,8 @@ class HTTP1Connection(ResponseWriter):
         scope, flags = interpret(self._context, self._parser, self._url, self._headers, self._odd)
         self._url = b""
         self._headers = []
-        self._framing_bytes = 0
+        self._odd = self._later_odd
+        self._overhead = 0
         most = self._config.limit_concurrency
         if most and len(self._runtime.streams) >= most:
             raise BadRequest(503, "limit_concurrency requests are in flight")
@@ -230,7 +249,7 @@ class HTTP1Connection(ResponseWriter):
             stream.expects_continue = True
         self._receiving = stream
         self._reading = _BODY
-        if self._active is None:
+        if self._active is None and self._writable is None:
             self._active = stream
             stream.start()
         elif self._queue is None:
@@ -245,7 +264,7 @@ class HTTP1Connection(ResponseWriter):
         stream = self._receiving
         if stream is None:
             return
-        self._framing_bytes = max(0, self._framing_bytes - 16 * len(body))
+        self._overhead = max(0, self._overhead - 16 * len(body))
         if stream.response is _COMPLETE:
             self._discarded += len(body)
             if self._discarded > MOST_DISCARDED:
@@ -310,10 +329,15 @@ class HTTP1Connection(ResponseWriter):
 
     def expire(self) -> None:
         """The deadline has passed."""
+        config = self._config
         if self._transport.is_closing():
-            self.abort()
+            self.deadline = self._deadline_in(config.write_timeout)
+            self.check_write_progress(self._runtime.now)
         elif self._reading is _HEAD or self._reading is _BODY:
             self._refuse(BadRequest(408, "the request did not arrive in time"))
+        elif self._reading is _IDLE and self._writable is not None:
+            # Not idle yet: the client still reads the last response.
+            self.deadline = self._deadline_in(config.keepalive)
         else:
             self._close()
 
@@ -322,6 +346,8 @@ class HTTP1Connection(ResponseWriter):
     def _next(self) -> None:
         """Nothing is being answered: take the next request from the queue, or wait for one."""
         if self._queue:
+            if self._writable is not None:
+                return  # resume_writing goes on: a client that does not read gets no more answers
             stream = self._active = self._queue.popleft()
             stream.start()
             if self._paused:
@@ -376,20 +402,17 @@ class HTTP1Connection(ResponseWriter):
         self._unparsed_framing = b"".join(b"%b: %b\r\n" % pair for pair in framing)
         return flags & ~PERSISTENT & ~UPGRADE
 
-    def _pass_over_upgrade(self, rest: bytes) -> None:
-        if self._unparsed_framing is not None:
-            self._parser = httptools.HttpRequestParser(_BodyEvents(self))
-            head = b"POST / HTTP/1.1\r\nHost: body\r\n%b\r\n" % self._unparsed_framing
-            self._unparsed_framing = None
-            self._parser.feed_data(head)
-        if rest:
-            self._feed(rest)
+    def _read_upgrade_body(self, framing: bytes) -> None:
+        self._parser = httptools.HttpRequestParser(_BodyEvents(self))
+        self._unparsed_framing = None
+        self._parser.feed_data(b"POST / HTTP/1.1\r\nHost: body\r\n%b\r\n" % framing)
 
     def _refuse(self, error: BadRequest) -> None:
         """Answer with an error of our own once the requests before it are answered, and read no more."""
         self._runtime.log.warning("Refused a request from %s: %s", self.client, error)
-        stream = self._receiving
+        stream, self._receiving = self._receiving, None
         self._reading = _NOTHING
+        self.deadline = FOREVER
         if stream is not None and stream is self._active:
             if stream.response is Response.STREAMING:
                 stream.disconnect(connection_lost=True)
@@ -403,19 +426,21 @@ class HTTP1Connection(ResponseWriter):
             self._linger()
             return
         self._refusal = error
-        if self._active is None:
+        if self._active is None and not self._queue:
             self._send_refusal(error)
 
     def _send_refusal(self, error: BadRequest) -> None:
         body = HTTPStatus(error.status).phrase.encode()
         lines, *_ = encode_fields([(b"content-type", b"text/plain"), (b"content-length", b"%d" % len(body))])
         ending = self._runtime.default_headers.endings[0]
+        if self._parser.get_method() == b"HEAD":
+            body = b""  # RFC 9110 §9.3.2
         self._write(b"".join((STATUS_LINES[error.status], *lines, b"connection: close\r\n", ending, body)))
         self._linger()
 
     def _finish(self) -> None:
-        """No further request will be answered."""
-        if self._receiving is not None:
+        """No further request will be answered; where the client may not know, it may be sending one."""
+        if self._reading is not _NOTHING:
             self._linger()
         else:
             self._close()
@@ -424,6 +449,8 @@ class HTTP1Connection(ResponseWriter):
         """Close so that the client can still read its answer although we don't read its request (RFC 9112 §9.6)."""
         self._reading = _NOTHING
         self._receiving = None
+        self._queue = None
+        self._held = b""
         if self._transport.is_closing() or not self._transport.can_write_eof():
             self._close()
             return
@@ -442,7 +469,13 @@ class _BodyEvents:
         self.on_message_complete = connection.on_message_complete
 
 
-def _bad_request(error: httptools.HttpParserError, data: bytes) -> BadRequest:
+def _is_odd(head: bytes) -> bool:
+    """Whether a name may hold an underscore or a value end in white space: then `interpret` looks at each field."""
+    # Single bytes by number, because `in` is several times slower for a byte string.
+    return _UNDERSCORE in head or _TAB in head or head.find(b" \r\n") >= 0
+
+
+def _bad_request(error: Exception, data: bytes) -> BadRequest:
     """The refusal that a parser error stands for.
 
     Raises:
@@ -453,8 +486,11 @@ def _bad_request(error: httptools.HttpParserError, data: bytes) -> BadRequest:
         if isinstance(cause, BadRequest):
             return cause
         raise cause or error
-    if isinstance(error, httptools.HttpParserInvalidMethodError) and _REQUEST_LINE.match(data):
-        return BadRequest(501, "an unknown method")
+    if isinstance(error, httptools.HttpParserInvalidMethodError):
+        line = _REQUEST_LINE.match(data)
+        # A method that is known began `data`: the parser stopped at a later request.
+        if line is not None and line[1] not in METHODS:
+            return BadRequest(501, "an unknown method")
     if str(error) == "Invalid HTTP version":
         return BadRequest(505, "an HTTP version other than 1.0 and 1.1")
     return BadRequest(400, str(error))

@@ -21,7 +21,7 @@ FORWARDED_FOR = b"x-forwarded-for"
 # A head with one of these gets a closer look.
 NOTABLE = frozenset((b"connection", b"transfer-encoding", b"expect", b"upgrade"))
 
-_METHODS = {name.encode(): name for name in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")}
+METHODS = {name.encode(): name for name in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")}
 _NOT_HTTP = frozenset(
     b"CONNECT SOURCE DESCRIBE ANNOUNCE SETUP PLAY PAUSE TEARDOWN GET_PARAMETER SET_PARAMETER REDIRECT RECORD "
     b"FLUSH".split()
@@ -73,7 +73,7 @@ def interpret(
         # RFC 9112 §3.2.2: the authority of an absolute-form target replaces Host.
         headers = [(b"host", authority), *(pair for pair in headers if pair[0] != b"host")]
     if method != b"GET":
-        scope["method"] = _METHODS.get(method) or _uncommon_method(method)
+        scope["method"] = METHODS.get(method) or _uncommon_method(method)
         if method == b"HEAD":
             flags |= HEAD
     if config.root_path:
@@ -122,6 +122,8 @@ def _examine(
     if version not in ("1.1", "1.0"):
         raise rules.BadRequest(505, f"HTTP/{version} is not served on this connection")
     flags = context.flags if parser.should_keep_alive() else 0
+    if flags and b"connection" in fields and rules.asks_to_close(headers):
+        flags = 0
     if version == "1.0":
         flags |= HTTP10
         scope["http_version"] = version

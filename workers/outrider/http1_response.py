@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 FOREVER = math.inf
 # A larger piece of body is handed to the transport as it is: joining it to its framing would copy it.
-JOINED_BODY = 16384
+JOINED_BODY = 8192
 WRITE_HIGH_WATER = 131072
 
 _BODILESS = (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED)
@@ -115,7 +115,7 @@ class ResponseWriter(asyncio.Protocol):
             self._closing = True
             lines.append(b"connection: close\r\n")
         elif flags & HTTP10:
-            lines.append(b"connection: keep-alive\r\n")
+            lines.append(b"connection: close\r\n" if self._closing else b"connection: keep-alive\r\n")
         ending = runtime.default_headers.endings[given]
         if len(body) <= JOINED_BODY:
             data = b"".join((STATUS_LINES[status], *lines, ending, body))
@@ -242,6 +242,7 @@ class ResponseWriter(asyncio.Protocol):
     def _close(self) -> None:
         """Close when everything is sent; a client that does not take it has until the write deadline."""
         self.deadline = self._deadline_in(self._config.write_timeout)
+        self._stall_mark = (self._runtime.now, self._transport.get_write_buffer_size())
         self._transport.close()
 
     def _deadline_in(self, seconds: float) -> float:

@@ -107,6 +107,14 @@ def check_transfer_encoding(headers: list[HeaderPair], version: str) -> None:
         raise BadRequest(501, "a transfer coding that this server does not decode")
 
 
+def asks_to_close(headers: list[HeaderPair]) -> bool:
+    """Whether `close` is among the Connection options, which llhttp sees only where it stands alone."""
+    return any(
+        name == b"connection" and b"close" in [option.strip(b" \t") for option in value.lower().split(b",")]
+        for name, value in headers
+    )
+
+
 def check_expectation(value: bytes) -> None:
     """Accept only `100-continue` (RFC 9110 §10.1.1).
 

@@ -109,7 +109,7 @@ def constant(body: bytes = b"ok", status: int = 200, headers: Any = ()) -> ASGIA
         "headers": [*headers, (b"content-length", b"%d" % len(body))],
     }
 
-    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+    async def app(_scope: Scope, _receive: Receive, send: Send) -> None:
         await send(start)
         await send({"type": "http.response.body", "body": body})
 
@@ -133,9 +133,7 @@ async def echo(scope: Scope, receive: Receive, send: Send) -> None:
             "path": scope["path"],
             "raw_path": scope["raw_path"].decode("latin-1"),
             "query": scope["query_string"].decode("latin-1"),
-            "headers": [
-                f"{name.decode('latin-1')}: {value.decode('latin-1')}" for name, value in scope["headers"]
-            ],
+            "headers": [f"{name.decode('latin-1')}: {value.decode('latin-1')}" for name, value in scope["headers"]],
             "body": body.decode("latin-1"),
         }
     ).encode()

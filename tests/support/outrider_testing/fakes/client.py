@@ -12,7 +12,7 @@ from outrider_testing.fakes.runtime import make_context, make_runtime
 from outrider_testing.fakes.transport import FakeTransport
 
 if TYPE_CHECKING:
-    from outrider.runtime import ASGIApp, ConnectionContext, Runtime
+    from outrider.runtime import ASGIApp, ConnectionContext
     from outrider_testing.fakes.application import Call
     from outrider_testing.fakes.log import FakeLog
     from outrider_testing.fakes.loop import ManualLoop
@@ -64,14 +64,13 @@ class Client:
         """Everything the server has sent."""
         return bytes(self.transport.written)
 
-    @property
-    def closed(self) -> bool:
+    def is_closed(self) -> bool:
         """Whether the server has closed the connection, or at least its sending side."""
         return self.transport.closing or self.transport.eof_written
 
     def answers(self, *methods: str) -> list[Answer]:
         """What the server has sent, read as responses to requests with these methods (default GET)."""
-        return parse_answers(self.sent, closed=self.closed, methods=methods)
+        return parse_answers(self.sent, closed=self.is_closed(), methods=methods)
 
     def answer(self, method: str = "GET") -> Answer:
         """The only response."""
@@ -106,8 +105,8 @@ class Client:
         self.runtime.now = self.loop.time()
         for connection in [each for each in self.runtime.connections if each.deadline < self.runtime.now]:
             connection.expire()
-        for connection in list(self.runtime.blocked_writers):
-            connection.check_write_progress(self.runtime.now)
+        for writer in list(self.runtime.blocked_writers):
+            writer.check_write_progress(self.runtime.now)
         self.loop.run_ready()
 
     def drain(self) -> None:

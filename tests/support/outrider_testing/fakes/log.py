@@ -40,7 +40,5 @@ class FakeLog:
         """The exceptions whose traceback was logged."""
         return [entry.exception for entry in self.entries if entry.exception is not None]
 
-    def _keep(
-        self, level: str, msg: str, args: tuple[object, ...], exception: BaseException | None = None
-    ) -> None:
+    def _keep(self, level: str, msg: str, args: tuple[object, ...], exception: BaseException | None = None) -> None:
         self.entries.append(Entry(level, msg % args if args else msg, exception))

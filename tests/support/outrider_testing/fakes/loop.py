@@ -29,7 +29,7 @@ class ManualLoop(asyncio.SelectorEventLoop):
         for _ in range(MOST_ROUNDS):
             self.call_soon(self.stop)
             self.run_forever()
-            if not self._ready:
+            if not self._ready:  # type: ignore[attr-defined]  # asyncio has no public way to ask
                 return
         raise AssertionError("the loop does not come to rest")
 

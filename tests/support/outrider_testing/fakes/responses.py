@@ -7,9 +7,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-_HEAD = re.compile(
-    rb"HTTP/1\.1 (\d{3}) ([^\r\n]*)\r\n((?:[!#$%&'*+\-.^_`|~0-9A-Za-z]+: [^\r\n\x00]*\r\n)*)\r\n"
-)
+_HEAD = re.compile(rb"HTTP/1\.1 (\d{3}) ([^\r\n]*)\r\n((?:[!#$%&'*+\-.^_`|~0-9A-Za-z]+: [^\r\n\x00]*\r\n)*)\r\n")
 _CHUNK = re.compile(rb"([0-9a-f]+)\r\n")
 
 
@@ -70,12 +68,8 @@ def parse_answers(data: bytes, *, closed: bool = False, methods: tuple[str, ...]
         data = data[match.end() :]
         method = methods[final] if final < len(methods) else "GET"
         final += status >= 200
-        body, data, complete = _read_body(
-            Answer(status, match[2].decode(), headers, b"", complete=True), data, method
-        )
-        answers.append(
-            Answer(status, match[2].decode(), headers, body, complete or closed and complete is None)
-        )
+        body, data, complete = _read_body(Answer(status, match[2].decode(), headers, b"", complete=True), data, method)
+        answers.append(Answer(status, match[2].decode(), headers, body, complete or (closed and complete is None)))
     return answers
 
 

@@ -45,11 +45,11 @@ class FakeTransport(asyncio.Transport):
         self._write_paused = False
         self._eof = False
         self._lost = False
+        self._reading = True
         self.socket = FakeSocket(family)
         self.written = bytearray()
         self.writes = 0
         self.congested = False
-        self.reading = True
         self.closing = False
         self.aborted = False
         self.eof_written = False
@@ -123,15 +123,15 @@ class FakeTransport(asyncio.Transport):
         return self.closing
 
     def pause_reading(self) -> None:
-        self.reading = False
+        self._reading = False
 
     def resume_reading(self) -> None:
-        if not self.reading and not self.closing:
-            self.reading = True
+        if not self._reading and not self.closing:
+            self._reading = True
             self._loop.call_soon(self._deliver)
 
     def is_reading(self) -> bool:
-        return self.reading and not self.closing
+        return self._reading and not self.closing
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
         self._high = 65536 if high is None else high
@@ -151,7 +151,7 @@ class FakeTransport(asyncio.Transport):
             self._protocol.data_received(data)
         if self._eof and self.is_reading():
             self._eof = False
-            self.reading = False
+            self._reading = False
             if not self._protocol.eof_received():
                 self.close()
 
