@@ -87,31 +87,29 @@ def encode_fields(headers: Iterable[HeaderPair]) -> EncodedFields:
     Raises:
         InvalidResponse: a name that is no token, a CR, LF or NUL in a value, or unusable Content-Length.
     """
-    if type(headers) is not list:
-        headers = list(headers)
-    try:
-        known = list(map(_known_line, headers))
-    except TypeError:  # a list instead of a tuple is no dict key
-        known = [None]
-    lines = cast("list[bytes]", known) if all(known) else [_encode_line(header) for header in headers]
+    lines = []
     length = None
     close = False
     given = 0
     dropped = False
-    for line in lines:
-        if type(line) is bytes:
-            continue
-        kind, number = cast("SpecialLine", line).meaning
-        if kind == _CONTENT_LENGTH:
-            if length not in (None, number):
-                raise InvalidResponse("the response has two Content-Length headers that differ")
-            dropped = dropped or length is not None
-            length = number
-        elif kind <= _DATE:
-            given |= kind
-        else:
-            dropped = True
-            close = close or (kind == _CONNECTION and number == 1)
+    for header in headers:
+        try:
+            line = _known_line(header) or _encode_line(header)
+        except TypeError:  # a list instead of a tuple is no dict key
+            line = _encode_line(header)
+        lines.append(line)
+        if type(line) is SpecialLine:
+            kind, number = line.meaning
+            if kind == _CONTENT_LENGTH:
+                if length not in (None, number):
+                    raise InvalidResponse("the response has two Content-Length headers that differ")
+                dropped = dropped or length is not None
+                length = number
+            elif kind <= _DATE:
+                given |= kind
+            else:
+                dropped = True
+                close = close or (kind == _CONNECTION and number == 1)
     return (_without_dropped(lines) if dropped else lines), length, close, given
 
 

@@ -51,6 +51,8 @@ def split_target(url: bytes, method: bytes) -> Target:
         if method != b"OPTIONS":
             raise BadRequest(400, "the target * is for OPTIONS only")
         return "*", b"*", b"", None
+    if method == b"CONNECT":
+        raise BadRequest(501, "the method CONNECT is not implemented")
     target = _parse_target(url)
     if len(url) <= _CACHED_SIZE:
         if len(known_targets) >= _CACHED_TARGETS:

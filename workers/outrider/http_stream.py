@@ -221,7 +221,8 @@ class HTTPStream:
             if not more:
                 self._complete()
             elif (writable := wire.wait_writable()) is not None:
-                await writable
+                # Shielded for the same reason as in receive().
+                await asyncio.shield(writable)
         elif kind == "http.response.start" and response is _PENDING:
             status = self._status = message["status"]
             if not 200 <= status <= 999:  # RFC 9110 §15: three digits, and 1xx is never final

@@ -1,8 +1,8 @@
 """Accepting connections: one listening socket of this worker, and the gate that spreads connections over workers.
 
 All workers of a shared listener wake for one connection, and an event loop would take everything that is queued in
-one go. So a worker takes one at a time, and while another worker holds fewer it steps aside for a moment after each,
-for that one to be faster. If nobody was, it takes twice as many next time: nothing waits for a worker that hangs.
+one go. So a worker that holds clearly more than another one steps aside for a moment, for that one to be faster. If
+nobody was, it takes what there is, twice as many after each fruitless wait: nothing waits for a worker that hangs.
 """
 
 from __future__ import annotations
@@ -27,7 +27,11 @@ if TYPE_CHECKING:
     from outrider.scoreboard import Row
 
 STEP_ASIDE = 0.002
-MOST_AT_ONCE = 64
+MOST_AT_ONCE = 16
+# A worker may hold this many connections, and this part of its own, more than the freest one. Without a lead all
+# would take turns for each connection; with a larger one the spread would show.
+LEAD = 5
+LEAD_PART = 16
 # A worker whose heartbeat is older than this hangs: nobody waits for it.
 STALE_AFTER_NS = 2_000_000_000
 OUT_OF_DESCRIPTORS_PAUSE = 0.5
@@ -50,6 +54,7 @@ class Listener:
         self._accepting = False
         self._aside: asyncio.TimerHandle | None = None
         self._batch = 1
+        self._fewest = 0
         self._opening: set[asyncio.Task[None]] = set()
         sock.setblocking(False)
 
@@ -91,22 +96,23 @@ class Listener:
             self._aside.cancel()
 
     def _on_readable(self) -> None:
-        held = 0
-        limit = self._runtime.config.worker_connections
-        for _ in range(self._batch):
-            if not self._accepting or not self._accept():
-                self._batch = 1
-                return
-            held = self._runtime.held
-            if held >= limit:
-                self._runtime.on_change()
-                return
-        if self._runtime.config.accept_gate:
-            fewest = self._row.least_loaded_peer(time.monotonic_ns(), STALE_AFTER_NS)
-            if fewest is not None and held > fewest:
-                self._step_aside(STEP_ASIDE)
-                return
-        self._batch = 1
+        share = self._fair_share()
+        if share > 0:
+            self._batch = 1
+            self._take(share)
+        else:
+            self._step_aside(STEP_ASIDE)
+
+    def _fair_share(self) -> int:
+        """How many connections to take before another worker is clearly freer; how many that one holds is kept."""
+        if not self._runtime.config.accept_gate:
+            return MOST_AT_ONCE
+        held = self._runtime.held
+        fewest = self._row.least_loaded_peer(time.monotonic_ns(), STALE_AFTER_NS)
+        if fewest is None:
+            return MOST_AT_ONCE
+        self._fewest = fewest
+        return min(fewest + LEAD + held // LEAD_PART - held, MOST_AT_ONCE)
 
     def _step_aside(self, seconds: float) -> None:
         self._runtime.loop.remove_reader(self._sock)
@@ -114,9 +120,30 @@ class Listener:
 
     def _return(self) -> None:
         self._aside = None
-        if self._accepting:
+        if not self._accepting:
+            return
+        fewest_before = self._fewest
+        if self._fair_share() <= 0:
+            if self._fewest > fewest_before:
+                # The freer ones are at it.
+                self._batch = 1
+                self._step_aside(STEP_ASIDE)
+                return
             self._batch = min(self._batch * 2, MOST_AT_ONCE)
+            self._take(self._batch)
+        if self._accepting and self._aside is None:
             self._runtime.loop.add_reader(self._sock, self._on_readable)
+
+    def _take(self, count: int) -> None:
+        """Accept so many connections, or as many as there are in the queue and there is room for."""
+        limit = self._runtime.config.worker_connections
+        for _ in range(count):
+            if not self._accept():
+                self._batch = 1
+                return
+            if self._runtime.held >= limit:
+                self._runtime.on_change()
+                return
 
     def _accept(self) -> bool:
         """Take one connection from the queue; whether there was one."""

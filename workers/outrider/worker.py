@@ -7,6 +7,8 @@ import os
 import queue
 import signal
 import sys
+import threading
+import time
 import traceback
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -43,6 +45,8 @@ SCOREBOARD_FD = "OUTRIDER_SCOREBOARD_FD"
 SLOWEST_TICK = 0.25
 FASTEST_TICK = 0.02
 """Seconds between ticks: a quarter of what `stall_warning` or `timeout` must be able to see, within these."""
+THREAD_PATIENCE = 0.25
+"""Seconds that the application's threads are given at least to end by themselves."""
 
 
 class UvicornWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
@@ -64,6 +68,7 @@ class UvicornWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
         self._server: Server | None = None
         self._runtime: Runtime | None = None
         self._is_quick = False
+        self._end_by = 0.0
 
     @classmethod
     def check_config(cls, cfg: Any, log: Any) -> None:
@@ -196,6 +201,7 @@ class UvicornWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
     def handle_abort(self, sig: int, frame: FrameType | None) -> None:
         """gunicorn: SIGABRT, sent when the heartbeat failed. Runs even where the loop is blocked in Python code."""
         self.alive = False
+        self.aborted = True
         self.log.critical(
             "Worker aborted (pid: %s). Requests in flight:\n%s\n%s",
             self.pid,
@@ -232,7 +238,21 @@ class UvicornWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
         finally:
             self._watchdog.stop()
             self.row.release()
-            _close_loop(loop)
+            if not self.aborted:
+                _close_loop(loop)
+            for late in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+                signal.signal(late, self._ignore_signal)
+            self._limit_wait_for_threads()
+
+    def _limit_wait_for_threads(self) -> None:
+        """Python ends when every thread has: one of the application that hangs must not keep the process."""
+        if _threads_left():
+            error = sys.exc_info()[1]
+            status = error.code if isinstance(error, SystemExit) else int(error is not None)
+            patience = max(THREAD_PATIENCE, self._end_by - time.monotonic())
+            timer = threading.Timer(patience, _exit_without_threads, (self.log, status))
+            timer.daemon = True
+            timer.start()
 
     def _new_loop(self) -> asyncio.AbstractEventLoop:
         if self.cfg.asgi_loop == "asyncio":
@@ -296,6 +316,7 @@ class UvicornWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
 
     def _expect_end_by(self, deadline: float) -> None:
         """Should the loop be blocked at the deadline, abort: the stacks are logged, and the process ends."""
+        self._end_by = deadline
         self._watchdog.expire_at(deadline, _abort)
 
 
@@ -311,6 +332,15 @@ def _signals_since_fork(arbiter: object) -> set[int]:
 
 def _abort() -> None:
     os.kill(os.getpid(), signal.SIGABRT)
+
+
+def _threads_left() -> list[str]:
+    return [each.name for each in threading.enumerate() if not each.daemon and each is not threading.main_thread()]
+
+
+def _exit_without_threads(log: Any, status: int) -> None:
+    log.warning("Exiting although threads of the application still run: %s", ", ".join(_threads_left()))
+    os._exit(status)
 
 
 def _is_module_missing(error: Exception, app_uri: str) -> bool:
