@@ -9,6 +9,7 @@ import re
 import socket
 import ssl
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -189,8 +190,7 @@ def test_server_serves_thousands_of_connections_beyond_its_limit(serve: Serve) -
     server = serve(PROBE, "--worker-connections", "100")
     (worker,) = server.workers()
     answers = asyncio.run(ask_at_once(server, "/concurrency", 5000))
-    assert sorted(answers)[:5] == [200] * 5
-    assert len(answers) == 5000
+    assert Counter(answers) == {200: 5000}
     assert int(server.get("/concurrency").body) <= 100
     assert server.workers() == [worker]
     assert "Traceback" not in server.log_text()
@@ -285,7 +285,7 @@ def test_client_that_sends_nothing_is_closed(undisturbed: GunicornProcess) -> No
 
 
 def closed_in_time(connection: HTTPConnection, dribble: bytes) -> None:
-    """Send a byte every 50 ms until the server closes, which must be after 1 s and within 3."""
+    """Send a byte every 50 ms until the server closes, which must be after about 1 s and within 3."""
     start = time.monotonic()
     rest = memoryview(dribble)
     while not connection.is_closed_by_peer(0.05):

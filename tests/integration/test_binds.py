@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
 
-from outrider_testing.gunicorn_process import PROBE
-from outrider_testing.http_client import Address, can_connect, fetch
+from outrider_testing.gunicorn_process import PROBE, GunicornProcess
+from outrider_testing.http_client import Address, can_connect, encode_request, fetch
 from outrider_testing.launchers import as_systemd
 from outrider_testing.serving import Serve
 
@@ -95,20 +96,50 @@ def test_server_listens_on_sockets_of_systemd(serve: Serve, tmp_path: Path, list
     assert path.exists(), "systemd's socket was removed"
 
 
-def test_workers_share_port_with_reuse_port(serve: Serve) -> None:
+@pytest.fixture
+def reserved_port() -> Iterator[int]:
+    """A port for --reuse-port, whose workers each bind it: bound here but not listening, it stays ours."""
     with closing(socket.socket()) as reservation:
         reservation.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        # Bound but not listening: it keeps the number and gets no connection.
         reservation.bind(("127.0.0.1", 0))
-        address = reservation.getsockname()
-        server = serve(PROBE, "--reuse-port", "--bind", f"127.0.0.1:{address[1]}", "-w", "2", workers=0)
-        server.address = address
-        server.wait_until_ready(workers=2)
-        workers = set(server.workers())
-        seen: set[int] = set()
+        port: int = reservation.getsockname()[1]
+        yield port
 
-        def every_worker_has_answered() -> bool:
-            seen.add(int(server.get("/pid").body))
-            return seen == workers
 
-        server.until(every_worker_has_answered, what="answers of both workers")
+def serve_reusing_port(serve: Serve, port: int, workers: int) -> GunicornProcess:
+    options = ("--reuse-port", "--bind", f"127.0.0.1:{port}", "-w", str(workers))
+    server = serve(PROBE, *options, workers=0)
+    server.address = ("127.0.0.1", port)
+    return server.wait_until_ready(workers)
+
+
+def test_workers_share_port_with_reuse_port(serve: Serve, reserved_port: int) -> None:
+    server = serve_reusing_port(serve, reserved_port, workers=2)
+    workers = set(server.workers())
+    seen: set[int] = set()
+
+    def every_worker_has_answered() -> bool:
+        seen.add(int(server.get("/pid").body))
+        return seen == workers
+
+    server.until(every_worker_has_answered, what="answers of both workers")
+
+
+@pytest.mark.parametrize("reuse_port", [False, True])
+def test_worker_told_to_stop_loses_no_queued_connection(
+    serve: Serve, reserved_port: int, reuse_port: bool
+) -> None:
+    """While the worker is busy connections queue up; what it does not take would be reset with its own socket."""
+    server = serve_reusing_port(serve, reserved_port, workers=1) if reuse_port else serve()
+    (worker,) = server.workers()
+    with ExitStack() as stack:
+        busy = stack.enter_context(server.connect())
+        busy.send(encode_request("GET", "/block?seconds=0.5"))
+        server.until_event(f"blocking {worker}")
+        queued = [stack.enter_context(server.connect()) for _ in range(20)]
+        for connection in queued:
+            connection.send(encode_request("GET", "/"))
+        server.signal(signal.SIGTERM, worker)
+        assert busy.read_response().body == b"done"
+        assert [connection.read_response().body for connection in queued] == [b"hello"] * 20
+    server.wait_until_gone(worker)

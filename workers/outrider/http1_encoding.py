@@ -116,9 +116,11 @@ def encode_fields(headers: Iterable[HeaderPair]) -> EncodedFields:
 def _without_dropped(lines: list[bytes]) -> list[bytes]:
     """Leave out Connection, Transfer-Encoding, and the repetition of an equal Content-Length."""
     kept: list[bytes] = []
+    seen_length = False
     for line in lines:
         kind = line.meaning[0] if isinstance(line, SpecialLine) else Kind.ORDINARY
-        is_repeated = kind == _CONTENT_LENGTH and line in kept
+        is_repeated = kind == _CONTENT_LENGTH and seen_length
+        seen_length = seen_length or kind == _CONTENT_LENGTH
         if kind <= _CONTENT_LENGTH and not is_repeated:
             kept.append(line)
     return kept

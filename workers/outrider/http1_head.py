@@ -76,7 +76,7 @@ def interpret(
         scope["method"] = METHODS.get(method) or _uncommon_method(method)
         if method == b"HEAD":
             flags |= HEAD
-    if config.root_path:
+    if config.root_path and url != b"*":
         path = config.root_path + path
         raw_path = config.root_path.encode() + raw_path
     scope["asgi"] = {"version": "3.0", "spec_version": "2.5"}

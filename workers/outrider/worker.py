@@ -68,6 +68,7 @@ class UvicornWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
         self._server: Server | None = None
         self._runtime: Runtime | None = None
         self._is_quick = False
+        self._has_owner = False
         self._end_by = 0.0
 
     @classmethod
@@ -121,7 +122,15 @@ class UvicornWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
             self._access_log = AccessLog(self.log, self.cfg)
         except ConfigurationError as error:
             self._fail_boot(str(error))
-        super().init_process()
+        try:
+            super().init_process()
+        except PermissionError as error:
+            if self._has_owner:
+                raise
+            self._fail_boot(
+                f"user, group: this process may not become uid {self.cfg.uid}, gid {self.cfg.gid} ({error}). "
+                "Start gunicorn as root, or leave the settings out."
+            )
 
     def load_wsgi(self) -> None:
         """gunicorn: import the application.
@@ -173,6 +182,7 @@ class UvicornWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
 
     def init_signals(self) -> None:
         """gunicorn: handlers for the time of the boot, when there is no loop yet."""
+        self._has_owner = True  # gunicorn has just set user and group
         arbiter = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
         super().init_signals()
         signal.signal(signal.SIGHUP, self._ignore_signal)

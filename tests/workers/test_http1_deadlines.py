@@ -1,0 +1,341 @@
+"""Slow clients: no connection outlives its deadline, and no client that keeps to them is cut off."""
+
+from __future__ import annotations
+
+import pytest
+
+from outrider.http1 import LINGER
+from outrider.http1_response import WRITE_HIGH_WATER
+from outrider.http_stream import HIGH_WATER
+from outrider_testing.fakes import Client, ManualLoop, constant
+
+GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+POST = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\n"
+EXPECT = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n"
+
+
+# -- before and between requests
+
+
+def test_silent_connection_is_closed(loop: ManualLoop) -> None:
+    client = Client.of(loop, header_timeout=10)
+    client.sweep(9)
+    assert not client.is_closed()
+    client.sweep(2)
+    assert client.is_closed()
+    assert client.sent == b""
+
+
+def test_empty_lines_before_a_request_win_no_time(loop: ManualLoop) -> None:
+    client = Client.of(loop, header_timeout=10)
+    for _ in range(11):
+        client.feed(b"\r\n")
+        client.sweep(1)
+    assert client.is_closed()
+
+
+def test_slow_head_is_answered_with_408(loop: ManualLoop) -> None:
+    client = Client.of(loop, header_timeout=10)
+    client.feed(b"GET /")
+    for byte in b" HTTP/1.1\r\n":
+        client.feed(bytes((byte,)))
+        client.sweep(1)
+    assert client.statuses == [408]
+    assert client.answer().closes
+    assert client.is_closed()
+
+
+def test_slow_head_after_a_response_has_the_same_deadline(loop: ManualLoop) -> None:
+    client = Client.of(loop, constant(), header_timeout=10, keepalive=100)
+    client.feed(GET)
+    client.sweep(50)
+    client.feed(b"GET / HT")
+    client.sweep(9)
+    assert client.statuses == [200]
+    client.sweep(2)
+    assert client.statuses == [200, 408]
+
+
+def test_head_that_began_during_a_response_is_timed_from_its_end(loop: ManualLoop) -> None:
+    client = Client.of(loop, header_timeout=10)
+    client.feed(GET + b"GET / HT")
+    client.sweep(100)
+    client.calls[0].respond()
+    client.sweep(9)
+    assert client.statuses == [200]
+    client.sweep(2)
+    assert client.statuses == [200, 408]
+
+
+def test_idle_connection_is_closed_after_keepalive(loop: ManualLoop) -> None:
+    client = Client.of(loop, constant(), keepalive=5)
+    client.feed(GET)
+    client.sweep(4)
+    assert not client.is_closed()
+    client.feed(GET)
+    client.sweep(4)
+    assert not client.is_closed()
+    client.sweep(2)
+    assert client.transport.closing
+    assert client.statuses == [200, 200]
+
+
+def test_slow_app_has_no_deadline(loop: ManualLoop) -> None:
+    client = Client.of(loop)
+    client.feed(GET)
+    client.sweep(10_000)
+    client.call.respond()
+    assert client.statuses == [200]
+
+
+def test_zero_switches_the_header_deadline_off(loop: ManualLoop) -> None:
+    client = Client.of(loop, constant(), header_timeout=0)
+    client.sweep(10_000)
+    client.feed(b"GET / HT")
+    client.sweep(10_000)
+    client.feed(b"TP/1.1\r\nHost: a\r\n\r\n")
+    assert client.statuses == [200]
+
+
+# -- request bodies
+
+
+def test_body_that_stops_is_answered_with_408(loop: ManualLoop) -> None:
+    client = Client.of(loop, body_timeout=30)
+    client.feed(POST + b"x")
+    receiving = client.call.receiving()
+    receiving = client.call.receiving()
+    client.sweep(31)
+    assert client.statuses == [408]
+    assert client.is_closed()
+    assert receiving.result() == {"type": "http.disconnect"}
+
+
+def test_body_slower_than_the_least_rate_is_answered_with_408(loop: ManualLoop) -> None:
+    client = Client.of(loop, body_timeout=30, min_body_rate=100)
+    client.feed(POST)
+    seconds = 0
+    while not client.is_closed():
+        client.feed(bytes(50))
+        client.call.receive()
+        client.sweep(1)
+        seconds += 1
+        assert seconds < 100
+    assert client.statuses == [408]
+    assert 55 < seconds < 65
+
+
+def test_body_at_the_least_rate_is_served(loop: ManualLoop) -> None:
+    client = Client.of(loop, body_timeout=30, min_body_rate=100)
+    client.feed(POST)
+    for _ in range(1000):
+        client.feed(bytes(100))
+        client.call.receive()
+        client.sweep(1)
+    assert not client.is_closed()
+
+
+def test_body_without_least_rate_may_trickle(loop: ManualLoop) -> None:
+    client = Client.of(loop, body_timeout=30, min_body_rate=0)
+    client.feed(POST)
+    for _ in range(10):
+        client.feed(b"x")
+        client.sweep(29)
+    assert not client.is_closed()
+    client.sweep(2)
+    assert client.statuses == [408]
+
+
+def test_zero_switches_the_body_deadline_off(loop: ManualLoop) -> None:
+    client = Client.of(loop, body_timeout=0)
+    client.feed(POST)
+    client.sweep(10_000)
+    client.feed(b"x")
+    client.sweep(10_000)
+    assert not client.is_closed()
+
+
+@pytest.mark.parametrize("reads", [1, 2])
+def test_client_is_not_blamed_for_an_app_that_does_not_receive(loop: ManualLoop, reads: int) -> None:
+    client = Client.of(loop, body_timeout=30)
+    body = bytes(HIGH_WATER + 1)
+    for read in [POST + body] if reads == 1 else [POST, body]:
+        client.feed(read)
+    client.sweep(10_000)
+    assert not client.is_closed()
+    client.call.receive()
+    client.sweep(29)
+    assert not client.is_closed()
+    client.sweep(2)
+    assert client.statuses == [408]
+
+
+def test_client_that_waits_for_100_is_not_blamed(loop: ManualLoop) -> None:
+    client = Client.of(loop, body_timeout=30)
+    client.feed(EXPECT)
+    client.sweep(10_000)
+    assert not client.is_closed()
+    client.call.receiving()
+    client.sweep(31)
+    assert client.statuses == [100, 408]
+
+
+def test_late_body_of_a_started_response_breaks_it_off(loop: ManualLoop) -> None:
+    client = Client.of(loop, body_timeout=30)
+    client.feed(POST)
+    client.call.start()
+    client.call.body(b"part", more=True)
+    receiving = client.call.receiving()
+    client.sweep(31)
+    assert not client.answer().complete
+    assert client.is_closed()
+    assert receiving.result() == {"type": "http.disconnect"}
+
+
+def test_late_body_of_a_waiting_request_does_not_lose_the_answer_before_it(loop: ManualLoop) -> None:
+    client = Client.of(loop, body_timeout=30)
+    client.feed(GET + POST)
+    for _ in range(5):
+        client.sweep(31)
+    assert not client.is_closed()
+    client.call.respond()
+    assert client.statuses == [200, 408]
+
+
+def test_late_rest_of_an_unwanted_body_ends_the_connection(loop: ManualLoop) -> None:
+    client = Client.of(loop, constant(), body_timeout=30)
+    client.feed(POST)
+    assert client.statuses == [200]
+    client.sweep(31)
+    assert client.is_closed()
+    assert client.statuses == [200]
+
+
+# -- responses
+
+
+def stream_to_a_client_that_does_not_read(loop: ManualLoop, **config: float) -> Client:
+    client = Client.of(loop, **config)
+    client.transport.congested = True
+    client.feed(GET)
+    client.call.start()
+    return client
+
+
+def test_send_waits_while_the_client_does_not_read(loop: ManualLoop) -> None:
+    client = stream_to_a_client_that_does_not_read(loop)
+    sending = client.call.sending({"type": "http.response.body", "body": bytes(WRITE_HIGH_WATER), "more_body": True})
+    assert not sending.done()
+    client.take(WRITE_HIGH_WATER)
+    assert sending.done()
+    client.call.body(b"x", more=True)
+
+
+def test_cancelled_send_leaves_another_one_waiting(loop: ManualLoop) -> None:
+    client = stream_to_a_client_that_does_not_read(loop)
+    message = {"type": "http.response.body", "body": bytes(WRITE_HIGH_WATER), "more_body": True}
+    first, second = client.call.sending(message), client.call.sending(message)
+    first.cancel()
+    loop.run_ready()
+    assert first.cancelled()
+    assert not second.done()
+    client.take(3 * WRITE_HIGH_WATER)
+    second.result()
+
+
+def test_client_that_takes_nothing_is_aborted(loop: ManualLoop) -> None:
+    client = stream_to_a_client_that_does_not_read(loop, write_timeout=30)
+    client.call.sending({"type": "http.response.body", "body": bytes(WRITE_HIGH_WATER), "more_body": True})
+    client.sweep(29)
+    assert not client.transport.aborted
+    client.sweep(1)
+    assert client.transport.aborted
+    assert client.log.messages("info") == [f"Client {client.connection.client} does not read its response: aborted"]
+
+
+def test_client_that_takes_enough_is_not_aborted(loop: ManualLoop) -> None:
+    client = stream_to_a_client_that_does_not_read(loop, write_timeout=30, min_body_rate=100)
+    client.call.sending({"type": "http.response.body", "body": bytes(10 * WRITE_HIGH_WATER), "more_body": True})
+    for _ in range(5):
+        client.take(3000)
+        client.sweep(30)
+    assert not client.transport.aborted
+    client.take(2999)
+    client.sweep(30)
+    assert client.transport.aborted
+
+
+def test_zero_switches_the_write_deadline_off(loop: ManualLoop) -> None:
+    client = stream_to_a_client_that_does_not_read(loop, write_timeout=0)
+    client.call.sending({"type": "http.response.body", "body": bytes(WRITE_HIGH_WATER), "more_body": True})
+    client.sweep(10_000)
+    assert not client.transport.aborted
+
+
+def test_client_that_takes_enough_of_its_last_response_is_not_aborted(loop: ManualLoop) -> None:
+    client = Client.of(loop, write_timeout=30, min_body_rate=100)
+    client.transport.congested = True
+    client.feed(b"GET / HTTP/1.0\r\n\r\n")
+    client.call.respond(bytes(10 * WRITE_HIGH_WATER))
+    assert client.transport.closing
+    for _ in range(5):
+        client.take(4000)
+        client.sweep(31)
+    assert not client.transport.aborted
+    client.sweep(62)
+    assert client.transport.aborted
+
+
+def test_short_last_response_that_nobody_takes_is_aborted(loop: ManualLoop) -> None:
+    client = Client.of(loop, constant(), write_timeout=30)
+    client.transport.congested = True
+    client.feed(b"GET / HTTP/1.0\r\n\r\n")
+    assert client.transport.closing
+    client.sweep(31)
+    assert client.transport.aborted
+
+
+def test_client_that_still_reads_its_response_is_not_idle(loop: ManualLoop) -> None:
+    client = Client.of(loop, keepalive=2, write_timeout=30)
+    client.transport.congested = True
+    client.feed(GET)
+    client.call.respond(bytes(2 * WRITE_HIGH_WATER))
+    client.sweep(3)
+    assert not client.is_closed()
+    client.take(2 * WRITE_HIGH_WATER)
+    client.sweep(3)
+    assert client.is_closed()
+
+
+def test_half_closed_client_that_takes_nothing_is_aborted(loop: ManualLoop) -> None:
+    client = Client.of(loop, constant(), write_timeout=30)
+    client.transport.congested = True
+    client.feed(GET)
+    client.feed_eof()
+    client.sweep(3)
+    assert not client.transport.aborted
+    client.sweep(31)
+    assert client.transport.aborted
+
+
+# -- lingering
+
+
+def test_refused_client_may_send_for_a_moment(loop: ManualLoop) -> None:
+    client = Client.of(loop)
+    client.feed(b"nonsense\r\n\r\n")
+    assert client.statuses == [400]
+    client.feed(b"more nonsense")
+    client.sweep(LINGER)
+    assert not client.transport.closing
+    client.sweep(1)
+    assert client.transport.closing
+    assert client.statuses == [400]
+
+
+def test_connection_that_can_not_half_close_does_not_linger(loop: ManualLoop) -> None:
+    client = Client.of(loop)
+    client = Client(loop, client.connection._context, half_close=False)
+    client.feed(b"nonsense\r\n\r\n")
+    assert client.statuses == [400]
+    assert client.transport.closing
