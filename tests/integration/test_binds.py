@@ -126,9 +126,7 @@ def test_workers_share_port_with_reuse_port(serve: Serve, reserved_port: int) ->
 
 
 @pytest.mark.parametrize("reuse_port", [False, True])
-def test_worker_told_to_stop_loses_no_queued_connection(
-    serve: Serve, reserved_port: int, reuse_port: bool
-) -> None:
+def test_worker_told_to_stop_loses_no_queued_connection(serve: Serve, reserved_port: int, reuse_port: bool) -> None:
     """While the worker is busy connections queue up; what it does not take would be reset with its own socket."""
     server = serve_reusing_port(serve, reserved_port, workers=1) if reuse_port else serve()
     (worker,) = server.workers()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from outrider.http1 import LINGER
-from outrider.http1_response import WRITE_HIGH_WATER
 from outrider.http_stream import HIGH_WATER
 from outrider_testing.fakes import Client, ManualLoop, constant
 
@@ -76,7 +75,7 @@ def test_idle_connection_is_closed_after_keepalive(loop: ManualLoop) -> None:
     client.sweep(4)
     assert not client.is_closed()
     client.sweep(2)
-    assert client.transport.closing
+    assert client.transport.is_closing()
     assert client.statuses == [200, 200]
 
 
@@ -211,113 +210,6 @@ def test_late_rest_of_an_unwanted_body_ends_the_connection(loop: ManualLoop) -> 
     assert client.statuses == [200]
 
 
-# -- responses
-
-
-def stream_to_a_client_that_does_not_read(loop: ManualLoop, **config: float) -> Client:
-    client = Client.of(loop, **config)
-    client.transport.congested = True
-    client.feed(GET)
-    client.call.start()
-    return client
-
-
-def test_send_waits_while_the_client_does_not_read(loop: ManualLoop) -> None:
-    client = stream_to_a_client_that_does_not_read(loop)
-    sending = client.call.sending({"type": "http.response.body", "body": bytes(WRITE_HIGH_WATER), "more_body": True})
-    assert not sending.done()
-    client.take(WRITE_HIGH_WATER)
-    assert sending.done()
-    client.call.body(b"x", more=True)
-
-
-def test_cancelled_send_leaves_another_one_waiting(loop: ManualLoop) -> None:
-    client = stream_to_a_client_that_does_not_read(loop)
-    message = {"type": "http.response.body", "body": bytes(WRITE_HIGH_WATER), "more_body": True}
-    first, second = client.call.sending(message), client.call.sending(message)
-    first.cancel()
-    loop.run_ready()
-    assert first.cancelled()
-    assert not second.done()
-    client.take(3 * WRITE_HIGH_WATER)
-    second.result()
-
-
-def test_client_that_takes_nothing_is_aborted(loop: ManualLoop) -> None:
-    client = stream_to_a_client_that_does_not_read(loop, write_timeout=30)
-    client.call.sending({"type": "http.response.body", "body": bytes(WRITE_HIGH_WATER), "more_body": True})
-    client.sweep(29)
-    assert not client.transport.aborted
-    client.sweep(1)
-    assert client.transport.aborted
-    assert client.log.messages("info") == [f"Client {client.connection.client} does not read its response: aborted"]
-
-
-def test_client_that_takes_enough_is_not_aborted(loop: ManualLoop) -> None:
-    client = stream_to_a_client_that_does_not_read(loop, write_timeout=30, min_body_rate=100)
-    client.call.sending({"type": "http.response.body", "body": bytes(10 * WRITE_HIGH_WATER), "more_body": True})
-    for _ in range(5):
-        client.take(3000)
-        client.sweep(30)
-    assert not client.transport.aborted
-    client.take(2999)
-    client.sweep(30)
-    assert client.transport.aborted
-
-
-def test_zero_switches_the_write_deadline_off(loop: ManualLoop) -> None:
-    client = stream_to_a_client_that_does_not_read(loop, write_timeout=0)
-    client.call.sending({"type": "http.response.body", "body": bytes(WRITE_HIGH_WATER), "more_body": True})
-    client.sweep(10_000)
-    assert not client.transport.aborted
-
-
-def test_client_that_takes_enough_of_its_last_response_is_not_aborted(loop: ManualLoop) -> None:
-    client = Client.of(loop, write_timeout=30, min_body_rate=100)
-    client.transport.congested = True
-    client.feed(b"GET / HTTP/1.0\r\n\r\n")
-    client.call.respond(bytes(10 * WRITE_HIGH_WATER))
-    assert client.transport.closing
-    for _ in range(5):
-        client.take(4000)
-        client.sweep(31)
-    assert not client.transport.aborted
-    client.sweep(62)
-    assert client.transport.aborted
-
-
-def test_short_last_response_that_nobody_takes_is_aborted(loop: ManualLoop) -> None:
-    client = Client.of(loop, constant(), write_timeout=30)
-    client.transport.congested = True
-    client.feed(b"GET / HTTP/1.0\r\n\r\n")
-    assert client.transport.closing
-    client.sweep(31)
-    assert client.transport.aborted
-
-
-def test_client_that_still_reads_its_response_is_not_idle(loop: ManualLoop) -> None:
-    client = Client.of(loop, keepalive=2, write_timeout=30)
-    client.transport.congested = True
-    client.feed(GET)
-    client.call.respond(bytes(2 * WRITE_HIGH_WATER))
-    client.sweep(3)
-    assert not client.is_closed()
-    client.take(2 * WRITE_HIGH_WATER)
-    client.sweep(3)
-    assert client.is_closed()
-
-
-def test_half_closed_client_that_takes_nothing_is_aborted(loop: ManualLoop) -> None:
-    client = Client.of(loop, constant(), write_timeout=30)
-    client.transport.congested = True
-    client.feed(GET)
-    client.feed_eof()
-    client.sweep(3)
-    assert not client.transport.aborted
-    client.sweep(31)
-    assert client.transport.aborted
-
-
 # -- lingering
 
 
@@ -327,9 +219,9 @@ def test_refused_client_may_send_for_a_moment(loop: ManualLoop) -> None:
     assert client.statuses == [400]
     client.feed(b"more nonsense")
     client.sweep(LINGER)
-    assert not client.transport.closing
+    assert not client.transport.is_closing()
     client.sweep(1)
-    assert client.transport.closing
+    assert client.transport.is_closing()
     assert client.statuses == [400]
 
 
@@ -338,4 +230,4 @@ def test_connection_that_can_not_half_close_does_not_linger(loop: ManualLoop) ->
     client = Client(loop, client.connection._context, half_close=False)
     client.feed(b"nonsense\r\n\r\n")
     assert client.statuses == [400]
-    assert client.transport.closing
+    assert client.transport.is_closing()

@@ -35,7 +35,7 @@ def test_idle_connection_closes_after_a_quiet_linger(loop: ManualLoop) -> None:
     client.sweep(1)
     assert not client.is_closed()
     client.sweep(2)
-    assert client.transport.closing
+    assert client.transport.is_closing()
     assert client.statuses == [200]
 
 
@@ -133,7 +133,7 @@ def test_early_response_is_the_last_although_its_body_is_still_coming(loop: Manu
     assert client.transport.eof_written
     client.feed(b"llo")
     client.sweep(LINGER + 1)
-    assert client.transport.closing
+    assert client.transport.is_closing()
 
 
 def test_last_response_lingers_for_requests_that_cross_it(loop: ManualLoop) -> None:
@@ -142,10 +142,10 @@ def test_last_response_lingers_for_requests_that_cross_it(loop: ManualLoop) -> N
     client.drain()
     client.call.respond()
     assert client.transport.eof_written
-    assert not client.transport.closing
+    assert not client.transport.is_closing()
     client.feed(GET)
     client.feed_eof()
-    assert client.transport.closing
+    assert client.transport.is_closing()
     assert client.statuses == [200]
 
 

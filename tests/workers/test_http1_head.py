@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import httptools
@@ -52,10 +53,8 @@ class Reader:
 def read(loop: ManualLoop, head: bytes, *, odd: bool = True, trusted: bool = False, **config: Any) -> Read | BadRequest:
     runtime = make_runtime(loop, constant(), **config)
     reader = Reader(make_context(runtime, trusted_proxy=trusted), odd=odd)
-    try:
+    with suppress(httptools.HttpParserUpgrade):
         reader.parser.feed_data(head)
-    except httptools.HttpParserUpgrade:
-        pass
     assert reader.result is not None, "the head is not complete"
     return reader.result
 

@@ -182,7 +182,7 @@ def test_response_that_closes_ends_the_pipeline(loop: ManualLoop) -> None:
     assert len(client.calls) == 1
     # More may be on its way, and a reset would destroy the answer.
     assert client.transport.eof_written
-    assert not client.transport.closing
+    assert not client.transport.is_closing()
     assert client.transport.is_reading()
 
 

@@ -361,7 +361,7 @@ def test_worker_without_descriptors_says_what_to_do_and_tries_again(
     scene.listener.resume()
     eventually(scene.loop, lambda: scene.log.entries)
     assert scene.held == 0
-    (message,) = scene.log.messages("error")
+    (message,) = scene.log.messages("warning")
     assert os.strerror(number) in message
     assert "ulimit -n" in message
     scene.loop.advance(OUT_OF_DESCRIPTORS_PAUSE / 2)

@@ -292,8 +292,7 @@ class HTTP1Connection(ResponseWriter):
 
     def send_continue(self, stream: HTTPStream) -> None:
         """Write the interim response 100 (RFC 9110 §10.1.1) and start to expect the body."""
-        if self._receiving is stream:
-            self.deadline = self._deadline_in(self._config.body_timeout)
+        self.deadline = self._deadline_in(self._config.body_timeout)
         super().send_continue(stream)
 
     def response_complete(self, stream: HTTPStream) -> None:

@@ -259,6 +259,7 @@ class HTTPStream:
         observer = runtime.observer
         try:
             if observer is not None:
+                self._token = None
                 self._token = observer.started(self.scope)
             await runtime.app(self.scope, self.receive, self.send)
             if self.response is not _COMPLETE and not self._disconnected:
@@ -309,7 +310,7 @@ class HTTPStream:
 
     def _observe(self) -> None:
         observer = self._runtime.observer
-        if observer is not None:
+        if observer is not None and self._token is not None:  # None: it raised on the start
             observer.finished(self._token, self.scope, self._status, self._headers, self.sent)
 
     def _is_event_stream(self) -> bool:

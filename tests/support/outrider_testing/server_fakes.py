@@ -171,9 +171,7 @@ class Neighbourhood:
     def __post_init__(self) -> None:
         self.row = self.board.claim()
 
-    def add(
-        self, connections: int, state: WorkerState = WorkerState.READY, heartbeat_age: float = -3600.0
-    ) -> Row:
+    def add(self, connections: int, state: WorkerState = WorkerState.READY, heartbeat_age: float = -3600.0) -> Row:
         """Another worker; its heart beats until an hour from now, or stopped a while ago."""
         row = self.board.claim()
         row[Field.CONNECTIONS] = connections

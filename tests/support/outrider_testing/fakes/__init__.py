@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from outrider_testing.fakes.application import Call, DrivenApp, constant, echo
 from outrider_testing.fakes.client import Client
+from outrider_testing.fakes.exchange import Exchange, FakeObserver, FakeWire
 from outrider_testing.fakes.log import FakeLog
 from outrider_testing.fakes.loop import ManualLoop
 from outrider_testing.fakes.responses import Answer, parse_answers
@@ -15,9 +16,12 @@ __all__ = [
     "Call",
     "Client",
     "DrivenApp",
+    "Exchange",
     "FakeLog",
+    "FakeObserver",
     "FakeSocket",
     "FakeTransport",
+    "FakeWire",
     "ManualLoop",
     "constant",
     "echo",

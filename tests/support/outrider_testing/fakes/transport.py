@@ -45,13 +45,13 @@ class FakeTransport(asyncio.Transport):
         self._write_paused = False
         self._eof = False
         self._lost = False
+        self._aborted = False
         self._reading = True
         self.socket = FakeSocket(family)
         self.written = bytearray()
         self.writes = 0
         self.congested = False
         self.closing = False
-        self.aborted = False
         self.eof_written = False
         self.written_late = bytearray()
 
@@ -85,6 +85,10 @@ class FakeTransport(asyncio.Transport):
         """Bytes from the client that the protocol does not read yet."""
         return len(self._incoming)
 
+    def was_aborted(self) -> bool:
+        """Whether the protocol gave the connection up without sending what it had written."""
+        return self._aborted
+
     # -- the protocol's side
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
@@ -116,7 +120,8 @@ class FakeTransport(asyncio.Transport):
             self._close_if_flushed()
 
     def abort(self) -> None:
-        self.closing = self.aborted = True
+        self._aborted = True
+        self.closing = True
         self._loop.call_soon(self._connection_lost, None)
 
     def is_closing(self) -> bool:
@@ -156,7 +161,7 @@ class FakeTransport(asyncio.Transport):
                 self.close()
 
     def _close_if_flushed(self) -> None:
-        if self.closing and not self.aborted and not self._unsent:
+        if self.closing and not self._aborted and not self._unsent:
             self._loop.call_soon(self._connection_lost, None)
 
     def _connection_lost(self, error: Exception | None) -> None:

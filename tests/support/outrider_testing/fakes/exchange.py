@@ -1,0 +1,96 @@
+"""One stream between a fake wire and an application that the test drives."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from outrider.http1_encoding import EncodedFields, InvalidResponse, encode_fields
+from outrider.http_stream import HTTPStream
+from outrider_testing.fakes.application import Call, DrivenApp
+from outrider_testing.fakes.log import FakeLog
+from outrider_testing.fakes.runtime import make_runtime
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Iterable
+
+    from outrider.http1_encoding import HeaderPair
+    from outrider.runtime import Scope
+    from outrider_testing.fakes.loop import ManualLoop
+
+
+class FakeWire:
+    """Keeps what a stream asks of its connection."""
+
+    def __init__(self) -> None:
+        self.events: list[Any] = []
+        self.writable: asyncio.Future[None] | None = None
+
+    def encode(self, headers: Iterable[HeaderPair]) -> EncodedFields:
+        return encode_fields(headers)
+
+    def send_response(self, _: HTTPStream, status: int, fields: EncodedFields, body: bytes, more: bool) -> None:
+        if fields[1] is not None and len(body) > fields[1]:
+            raise InvalidResponse("too long")
+        self.events.append((status, b"".join(fields[0]), body, more))
+
+    def send_body(self, _: HTTPStream, body: bytes, more: bool) -> None:
+        self.events.append((body, more))
+
+    def send_continue(self, _: HTTPStream) -> None:
+        self.events.append("continue")
+
+    def response_complete(self, _: HTTPStream) -> None:
+        self.events.append("complete")
+
+    def cut(self, _: HTTPStream) -> None:
+        self.events.append("cut")
+
+    def body_consumed(self) -> None:
+        self.events.append("consumed")
+
+    def wait_writable(self) -> asyncio.Future[None] | None:
+        return self.writable
+
+
+class FakeObserver:
+    """Keeps the requests that it is told of."""
+
+    def __init__(self) -> None:
+        self.events: list[Any] = []
+
+    def started(self, scope: Scope) -> str:
+        self.events.append(("started", scope["path"]))
+        return "token"
+
+    def finished(self, token: Any, scope: Scope, status: int, headers: Any, sent: int) -> None:
+        self.events.append((token, scope["path"], status, headers, sent))
+
+
+class Exchange:
+    """One stream with a fake wire and an application that the test drives."""
+
+    def __init__(self, loop: ManualLoop, *, start: bool = True, **config: Any) -> None:
+        self.loop = loop
+        self.app = DrivenApp(loop)
+        self.runtime = make_runtime(loop, self.app, **config)
+        self.wire = FakeWire()
+        self.observer = FakeObserver()
+        scope = {"type": "http", "method": "GET", "path": "/x", "client": None}
+        self.stream = HTTPStream(self.runtime, self.wire, scope, 1)
+        if start:
+            self.start()
+
+    def start(self) -> None:
+        self.stream.start()
+        self.loop.run_ready()
+
+    @property
+    def call(self) -> Call:
+        return self.app.call
+
+    @property
+    def log(self) -> FakeLog:
+        log = self.runtime.log
+        assert isinstance(log, FakeLog)
+        return log
