@@ -157,6 +157,8 @@ def test_authority_of_the_target_replaces_host(loop: ManualLoop) -> None:
         (get(b"Connection: keep-alive"), PERSISTENT),
         (get(version=b"1.0"), HTTP10),
         (get(b"Connection: keep-alive", version=b"1.0"), PERSISTENT | HTTP10),
+        (get(b"Connection: keep-alive, Close", version=b"1.0"), HTTP10),
+        (get(b"Connection: close", b"Connection: keep-alive", version=b"1.0"), HTTP10),
         (get(b"Connection: upgrade", b"Upgrade: x"), PERSISTENT | UPGRADE),
         (get(b"Upgrade: x"), PERSISTENT),
         (get(b"Expect: 100-continue"), PERSISTENT | EXPECTS_CONTINUE),

@@ -122,9 +122,9 @@ def _examine(
     if version not in ("1.1", "1.0"):
         raise rules.BadRequest(505, f"HTTP/{version} is not served on this connection")
     flags = context.flags if parser.should_keep_alive() else 0
-    if flags and b"connection" in fields and rules.asks_to_close(headers):
-        flags = 0
     if version == "1.0":
+        if flags and rules.asks_to_close(headers):
+            flags = 0
         flags |= HTTP10
         scope["http_version"] = version
     if parser.should_upgrade():

@@ -110,7 +110,7 @@ def check_transfer_encoding(headers: list[HeaderPair], version: str) -> None:
 
 
 def asks_to_close(headers: list[HeaderPair]) -> bool:
-    """Whether `close` is among the Connection options, which llhttp sees only where it stands alone."""
+    """Whether `close` is among the Connection options; llhttp overlooks it beside HTTP/1.0's `keep-alive`."""
     return any(
         name == b"connection" and b"close" in [option.strip(b" \t") for option in value.lower().split(b",")]
         for name, value in headers

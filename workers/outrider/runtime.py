@@ -141,7 +141,7 @@ class Runtime:
         self.on_change: Callable[[], None] = _nothing
         self.max_requests = sys.maxsize
         self.on_max_requests: Callable[[], None] = _nothing
-        self.spawn = self._spawner()
+        self.renew_spawn()
 
     @property
     def held(self) -> int:
@@ -157,14 +157,19 @@ class Runtime:
             for stream in self.streams.copy()
         ]
 
-    def _spawner(self) -> Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]:
+    def renew_spawn(self) -> None:
+        """Choose how `spawn` makes the task of a request. The application may set a task factory as it starts."""
         loop = self.loop
+        self.spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
         if loop.get_task_factory() is not None:
-            return loop.create_task
-        if self.config.reset_contextvars:
-            return lambda coro: asyncio.Task(coro, loop=loop, name="request", context=contextvars.Context())
-        # A fixed name spares the formatting of a counter for each request.
-        return partial(asyncio.Task, loop=loop, name="request")
+            self.spawn = loop.create_task
+        elif self.config.reset_contextvars:
+            self.spawn = lambda coro: asyncio.Task(
+                coro, loop=loop, name="request", context=contextvars.Context()
+            )
+        else:
+            # A fixed name spares the formatting of a counter for each request.
+            self.spawn = partial(asyncio.Task, loop=loop, name="request")
 
 
 def _name(client: Address | None) -> str:

@@ -71,7 +71,7 @@ class Server:
         self._next_tick = runtime.loop.time()
         self._next_sweep = 0.0
         self._cpu = time.thread_time_ns()
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.TimerHandle
         self._stop = Stop.NO
         self._asked_to_stop_at = 0.0
         self._last_call_at = 0.0
@@ -97,6 +97,7 @@ class Server:
         try:
             is_ready = await self._boot(probe_path)
             if is_ready:
+                self._runtime.renew_spawn()
                 self._row[Field.STATE] = WorkerState.READY
                 self._note_change()
                 await self._until(self._is_told_to_stop)
@@ -107,8 +108,7 @@ class Server:
                 await self._drain(deadline)
             await self._end(deadline)
         finally:
-            if self._timer is not None:
-                self._timer.cancel()
+            self._timer.cancel()
 
     async def _boot(self, probe_path: str) -> bool:
         """Start the application. False: the server was told to stop before it was ready, and the start cancelled."""

@@ -259,7 +259,9 @@ class FakeLifespan:
             raise
 
     async def shutdown(self, timeout: float | None) -> None:  # noqa: ASYNC109  # the interface of Lifespan
-        """Wait for `over`, but no longer than `timeout`."""
+        """Wait for `over`, but no longer than `timeout`; there is nothing to do where nothing was started."""
+        if not self.ready.done() or self.ready.cancelled():
+            return
         self.calls.append("shutdown")
         self.shutdown_timeouts.append(timeout)
         await asyncio.wait({self.over}, timeout=timeout)

@@ -1,0 +1,105 @@
+"""What the connections of one worker share."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import time
+from collections.abc import Coroutine
+from typing import Any, cast
+
+import pytest
+
+from outrider.runtime import DRAIN_STATE_KEY, PERSISTENT, Connection, Runtime, Stream
+from outrider_testing.fakes import ManualLoop, constant, make_context, make_runtime
+
+variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="default")
+
+
+@pytest.fixture
+def runtime(loop: ManualLoop) -> Runtime:
+    return make_runtime(loop, constant())
+
+
+class FakeStream:
+    """A request in flight."""
+
+    def __init__(self, path: str, client: tuple[str, int] | None, age: float) -> None:
+        self.scope = {"method": "GET", "path": path, "client": client}
+        self.started_at = time.monotonic() - age
+
+
+def test_requests_in_flight_are_described(runtime: Runtime) -> None:
+    runtime.streams.add(cast("Stream", FakeStream("/a", ("192.0.2.1", 5000), 2.0)))
+    (line,) = runtime.describe_streams()
+    assert line.startswith("GET /a from 192.0.2.1:5000, 2.")
+    assert line.endswith(" s")
+
+
+def test_request_over_a_unix_socket_is_described(runtime: Runtime) -> None:
+    runtime.streams.add(cast("Stream", FakeStream("/a", None, 0.0)))
+    assert runtime.describe_streams() == ["GET /a from a unix socket, 0.0 s"]
+
+
+def test_connections_that_are_not_identified_yet_are_held(runtime: Runtime) -> None:
+    runtime.connections.add(cast("Connection", object()))
+    runtime.opening = 2
+    assert runtime.held == 3
+
+
+def test_application_finds_the_drain_event_in_its_state(runtime: Runtime) -> None:
+    assert runtime.state[DRAIN_STATE_KEY] is runtime.drain_event
+
+
+def test_callbacks_that_nobody_set_do_nothing(runtime: Runtime) -> None:
+    runtime.on_change()
+    runtime.on_max_requests()
+
+
+def spawn(runtime: Runtime, loop: ManualLoop) -> tuple[str, str]:
+    """Run a task in which a context variable of the caller may show; its value and the task's name."""
+    seen = []
+
+    async def task() -> None:
+        current = asyncio.current_task()
+        assert current is not None
+        seen.append((variable.get(), current.get_name()))
+
+    token = variable.set("the caller's")
+    try:
+        runtime.spawn(task())
+        loop.run_ready()
+    finally:
+        variable.reset(token)
+    return seen[0]
+
+
+def test_request_runs_in_a_copy_of_the_context(runtime: Runtime, loop: ManualLoop) -> None:
+    assert spawn(runtime, loop) == ("the caller's", "request")
+
+
+def test_request_runs_in_an_empty_context_if_wanted(loop: ManualLoop) -> None:
+    runtime = make_runtime(loop, constant(), reset_contextvars=True)
+    assert spawn(runtime, loop) == ("default", "request")
+
+
+def test_task_factory_of_the_application_is_used(runtime: Runtime, loop: ManualLoop) -> None:
+    def factory(
+        loop: asyncio.AbstractEventLoop, coro: Coroutine[Any, Any, Any], **options: Any
+    ) -> asyncio.Task[Any]:
+        return asyncio.Task(coro, loop=loop, **options | {"name": "made by the factory"})
+
+    loop.set_task_factory(cast("Any", factory))
+    runtime.renew_spawn()
+    assert spawn(runtime, loop) == ("the caller's", "made by the factory")
+
+
+@pytest.mark.parametrize("keepalive, flags", [(2.0, PERSISTENT), (0, 0)])
+def test_context_knows_what_an_everyday_request_is(loop: ManualLoop, keepalive: float, flags: int) -> None:
+    context = make_context(make_runtime(loop, constant(), keepalive=keepalive, root_path="/r"), scheme="https")
+    assert context.flags == flags
+    assert context.scope_template["type"] == "http"
+    assert context.scope_template["scheme"] == "https"
+    assert context.scope_template["root_path"] == "/r"
+    assert context.scope_template["client"] == context.client
+    assert context.scope_template["server"] == context.server
