@@ -76,8 +76,8 @@ def test_peers_and_header_names_are_prepared() -> None:
 
 
 def test_error_names_the_setting() -> None:
-    # gunicorn checks these lists itself, except where an ssl_context or a hook changes them afterwards.
     cfg = Config()
+    # gunicorn would refuse it in set(), but not where a hook writes to the list.
     cfg.settings["proxy_allow_ips"].value = ["nonsense"]
     with pytest.raises(ConfigurationError, match="^proxy_allow_ips: 'nonsense' is not allowed"):
         ServerConfig.from_gunicorn(cfg, OutriderSettings())

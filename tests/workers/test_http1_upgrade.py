@@ -44,3 +44,13 @@ def test_malformed_body_of_an_ignored_upgrade_is_refused(loop: ManualLoop) -> No
     client.feed(UPGRADE.removesuffix(b"\r\n") + b"Transfer-Encoding: chunked\r\n\r\nnonsense\r\n")
     assert client.statuses == [400]
     assert client.is_closed()
+
+
+@pytest.mark.parametrize("padding", [b"", b"X: " + b"y" * 8000 + b"\r\n" + b"Y: " + b"z" * 8000 + b"\r\n"])
+@pytest.mark.parametrize("bad, status", [(b"GET / HTTP/1.1\r\n\r\n", 400), (b"GET / HTTP/2.0\r\nHost: a\r\n\r\n", 505)])
+def test_refusal_of_a_request_behind_an_upgrade_is_its_own(
+    loop: ManualLoop, padding: bytes, bad: bytes, status: int
+) -> None:
+    client = Client.of(loop, constant())
+    client.feed(UPGRADE.removesuffix(b"\r\n") + padding + b"\r\n" + bad)
+    assert client.statuses == [200, status]

@@ -201,6 +201,15 @@ def test_change_during_the_boot_accepts_nothing(make_stage: MakeStage) -> None:
     assert stage.runtime.held == 0
 
 
+def test_task_factory_that_the_application_sets_makes_its_requests(make_stage: MakeStage) -> None:
+    stage = make_stage()
+    stage.loop.run_ready()
+    stage.loop.set_task_factory(lambda loop, coro, **options: asyncio.Task(coro, loop=loop, **options))
+    stage.become_ready()
+    assert stage.runtime.spawn == stage.loop.create_task
+    stage.loop.set_task_factory(None)
+
+
 def test_failed_startup_ends_the_boot(make_stage: MakeStage) -> None:
     stage = make_stage()
     stage.loop.run_ready()

@@ -145,9 +145,12 @@ class HTTP1Connection(ResponseWriter):
             self._odd = self._later_odd = True
             self._overhead += size
         if size <= FEED_SLICE:
+            stop = None
             try:
                 self._parser.feed_data(data)
-            except _PARSER_STOPS as stop:
+            except _PARSER_STOPS as error:
+                stop = error
+            if stop is not None:
                 self._handle_parser_stop(stop, data)
         else:
             self._feed_slices(data)
@@ -155,7 +158,10 @@ class HTTP1Connection(ResponseWriter):
             self._note_unfinished(reading, size)
 
     def _handle_parser_stop(self, stop: Exception, data: bytes | memoryview) -> None:
-        """Go on behind an upgrade, where llhttp stops; refuse the request that it stopped in otherwise."""
+        """Go on behind an upgrade, where llhttp stops; refuse the request that it stopped in otherwise.
+
+        Not to be called while `stop` is being handled: the next stop would take it for its cause.
+        """
         while isinstance(stop, httptools.HttpParserUpgrade):
             data = memoryview(data)[stop.args[0] :]
             if self._unparsed_framing is not None:
@@ -179,9 +185,12 @@ class HTTP1Connection(ResponseWriter):
                 self._update_reading()
                 return
             part = view[position : position + FEED_SLICE]
+            stop = None
             try:
                 self._parser.feed_data(part)
-            except _PARSER_STOPS as stop:
+            except _PARSER_STOPS as error:
+                stop = error
+            if stop is not None:
                 self._handle_parser_stop(stop, part)
 
     def _note_unfinished(self, before: Reading, size: int) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from email.utils import formatdate
 from enum import IntEnum
 from http import HTTPStatus
-from typing import Any, cast
+from typing import Any
 
 HeaderPair = tuple[bytes, bytes]
 

@@ -18,7 +18,8 @@ from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
+    from types import FrameType
 
 WARNING_PERIOD = 10.0
 """Seconds that at least pass between two warnings about different stalls."""
@@ -229,6 +230,7 @@ class Watchdog:
         self._rearm_at = float("-inf")
         self._last_beat = clock()
         self._watched = threading.get_ident()
+        self._frames_at_start: list[FrameType] = []
         self._expiry: tuple[float, Callable[[], object]] | None = None
         self._hard_exit_at: float | None = None
         # Its put() may interrupt itself, as in a signal handler; that of an Event may not.
@@ -239,6 +241,7 @@ class Watchdog:
     def start(self) -> None:
         """Watch the calling thread, the loop's. Once, and after the fork, which no thread survives."""
         self._watched = threading.get_ident()
+        self._frames_at_start = list(_frames_down_from(sys._getframe()))  # noqa: SLF001  # documented as well
         self.beat()
         self._thread = threading.Thread(target=self._run, name="outrider-watchdog", daemon=True)
         self._thread.start()
@@ -250,6 +253,7 @@ class Watchdog:
         if self._thread is not None:
             # It may hang in a log that blocks, which must not hang the caller too.
             self._thread.join(timeout=_STOP_PATIENCE)
+        self._frames_at_start.clear()
         self._dead_man.disarm()
 
     def beat(self) -> None:
@@ -337,8 +341,14 @@ class Watchdog:
 
     def _describe_culprit(self) -> str:
         frame = sys._current_frames().get(self._watched)  # noqa: SLF001  # documented; there is no other way
-        stack = "".join(traceback.format_stack(frame)) if frame is not None else "  (gone)\n"
+        stack = "".join(self._format_above_loop(frame)) if frame is not None else "  (gone)\n"
         return f"Stack of the event loop's thread:\n{stack}{self._list_requests()}"
+
+    def _format_above_loop(self, frame: FrameType) -> list[str]:
+        """Format the stack without the frames that were there at the start: gunicorn's way into the loop."""
+        lines = traceback.format_stack(frame)
+        known = sum(each in self._frames_at_start for each in _frames_down_from(frame))
+        return lines[known:] or lines[-1:]
 
     def _list_requests(self) -> str:
         try:
@@ -347,6 +357,12 @@ class Watchdog:
             return f"Requests in flight: unknown ({error!r})"
         lines = [requests] if isinstance(requests, str) else requests
         return "\n  ".join(["Requests in flight:", *(line for line in lines if line)])
+
+
+def _frames_down_from(frame: FrameType | None) -> Iterator[FrameType]:
+    while frame is not None:
+        yield frame
+        frame = frame.f_back
 
 
 def log_descriptor(log: object) -> int | None:

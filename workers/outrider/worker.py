@@ -83,6 +83,7 @@ class UvicornWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
         ServerConfig.from_gunicorn(cfg, load_settings(cfg, overrides=overrides))
         AccessLog(log, cfg)
         build_ssl_context(cfg)
+        cls._scoreboard()
 
     @classmethod
     def _apply_config_kwargs(cls, cfg: Any, log: Any = None) -> dict[str, Any]:
