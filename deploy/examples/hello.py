@@ -86,9 +86,7 @@ async def events(
             if drain.is_set() or await request.is_disconnected():
                 return
 
-    return StreamingResponse(
-        messages(), media_type="text/event-stream", headers={"Cache-Control": "no-store"}
-    )
+    return StreamingResponse(messages(), media_type="text/event-stream", headers={"Cache-Control": "no-store"})
 
 
 @app.get("/slow")
@@ -112,11 +110,7 @@ def _row(route: APIRoute, origin: str) -> str:
     """One row of the index page; what cannot be a link is a command to paste."""
     methods = sorted(route.methods or ())
     url = escape(route.path + QUERIES.get(route.path, ""))
-    what = (
-        f'<a href="{url}">{url}</a>'
-        if "GET" in methods
-        else f"<code>curl -d hello {escape(origin)}{url}</code>"
-    )
+    what = f'<a href="{url}">{url}</a>' if "GET" in methods else f"<code>curl -d hello {escape(origin)}{url}</code>"
     return f"<tr><th>{' '.join(methods)}</th><td>{what}<br>{escape(route.description)}</td></tr>"
 
 

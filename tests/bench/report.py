@@ -128,9 +128,7 @@ def must_show(results: Results) -> list[str]:
     rows = []
     for load in CPU_TARGETS:
         verdicts = cpu_verdicts(results, load)
-        rows.append(
-            [LOADS[load].title, *(_judged(verdicts[peer]) if peer in verdicts else _NONE for peer in peers)]
-        )
+        rows.append([LOADS[load].title, *(_judged(verdicts[peer]) if peer in verdicts else _NONE for peer in peers)])
     header = ["CPU per request", *(f"vs {SERVERS[peer].label}" for peer in peers)]
     others = [[verdict.name, _judged(verdict)] for verdict in other_verdicts(results)]
     return [table(header, rows), "", table(["other targets", "measured"], others), ""]

@@ -27,22 +27,12 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
         description="Measure ASGI servers side by side: CPU per request, requests/s, latency, memory.",
         epilog=_EPILOG,
     )
-    parser.add_argument(
-        "--rounds", type=_positive, default=5, help="interleaved rounds (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--seconds", type=_positive, default=4, help="length of a measurement (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--loads", type=_names(LOADS), default=tuple(LOADS), help="comma-separated (default: all)"
-    )
+    parser.add_argument("--rounds", type=_positive, default=5, help="interleaved rounds (default: %(default)s)")
+    parser.add_argument("--seconds", type=_positive, default=4, help="length of a measurement (default: %(default)s)")
+    parser.add_argument("--loads", type=_names(LOADS), default=tuple(LOADS), help="comma-separated (default: all)")
     parser.add_argument("--servers", type=_names(SERVERS), default=tuple(SERVERS), help="comma-separated")
-    parser.add_argument(
-        "--output", type=Path, default=Path("docs"), help="directory of benchmarks.md and .png"
-    )
-    parser.add_argument(
-        "--quick", action="store_true", help="one round of one second: to try the benchmark itself"
-    )
+    parser.add_argument("--output", type=Path, default=Path("docs"), help="directory of benchmarks.md and .png")
+    parser.add_argument("--quick", action="store_true", help="one round of one second: to try the benchmark itself")
     options = parser.parse_args(argv)
     if options.quick:
         options.rounds = options.seconds = 1
@@ -63,9 +53,7 @@ def _names(catalogue: Iterable[str]) -> Callable[[str], tuple[str, ...]]:
         names = tuple(name.strip() for name in text.split(",") if name.strip())
         unknown = [name for name in names if name not in known]
         if unknown or not names:
-            raise argparse.ArgumentTypeError(
-                f"{', '.join(unknown) or 'nothing'} is not among {', '.join(known)}"
-            )
+            raise argparse.ArgumentTypeError(f"{', '.join(unknown) or 'nothing'} is not among {', '.join(known)}")
         return names
 
     return parse
@@ -75,9 +63,7 @@ def missing_requirement() -> str:
     """Return what this machine lacks to run the benchmark, and how to get it, or the empty string."""
     for tool, package in (("wrk", "wrk"), ("taskset", "util-linux")):
         if shutil.which(tool) is None:
-            return (
-                f"The benchmark needs {tool}; on Debian or Ubuntu install it with: apt-get install {package}"
-            )
+            return f"The benchmark needs {tool}; on Debian or Ubuntu install it with: apt-get install {package}"
     if len(os.sched_getaffinity(0)) < 2:
         return "The benchmark needs two CPU cores, for the server and for the load; this process may use one."
     return ""

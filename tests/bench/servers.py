@@ -124,9 +124,7 @@ _ALL = (
         ("uvicorn-worker", "uvicorn", "gunicorn", "uvloop", "httptools"),
         _uvicorn_worker,
     ),
-    Server(
-        "gunicorn-asgi", "gunicorn asgi (C parser)", ("gunicorn", "gunicorn_h1c", "uvloop"), _gunicorn_asgi
-    ),
+    Server("gunicorn-asgi", "gunicorn asgi (C parser)", ("gunicorn", "gunicorn_h1c", "uvloop"), _gunicorn_asgi),
     Server("uvicorn", "uvicorn (httptools)", ("uvicorn", "uvloop", "httptools"), _uvicorn_httptools),
     Server("uvicorn-zttp", "uvicorn (zttp)", ("uvicorn", "uvloop", "zttp"), _uvicorn_zttp),
     Server("granian", "Granian", ("granian", "uvloop"), _granian),

@@ -90,9 +90,7 @@ def cpu_ratio(rows: Mapping[str, Row], peer: str) -> float | None:
     return rows[OUTRIDER].middle.cpu_us / rows[peer].middle.cpu_us
 
 
-def at_most(
-    name: str, measured: float | None, limit: float, form: str = "{:.2f}", *, marked: bool = False
-) -> Verdict:
+def at_most(name: str, measured: float | None, limit: float, form: str = "{:.2f}", *, marked: bool = False) -> Verdict:
     """Return the verdict on a figure that may not exceed ``limit``: it is judged before it is rounded."""
     shown = "not measured" if measured is None else form.format(measured)
     passed = None if measured is None else measured <= limit

@@ -10,9 +10,7 @@ from loads import LOADS
 from measure import Failure, Sample
 from summary import Results
 
-RUN = report.Run(
-    "python tests/bench", 5, 4, ("outrider", "uvicorn", "hypercorn"), ("plaintext",), is_complete=True
-)
+RUN = report.Run("python tests/bench", 5, 4, ("outrider", "uvicorn", "hypercorn"), ("plaintext",), is_complete=True)
 
 
 @pytest.fixture
@@ -38,9 +36,7 @@ def test_load_table_has_a_row_for_each_server(results: Results) -> None:
 
 
 def test_load_table_shows_memory_of_held_connections() -> None:
-    lines = report.load_table(
-        {("held", "outrider"): [Sample(cpu_us=1, kib_per_connection=5.25)]}, LOADS["held"]
-    )
+    lines = report.load_table({("held", "outrider"): [Sample(cpu_us=1, kib_per_connection=5.25)]}, LOADS["held"])
     assert lines.splitlines()[0].endswith("KiB per idle connection |")
     assert lines.splitlines()[2].endswith("| 5.2 |")
 

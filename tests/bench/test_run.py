@@ -33,9 +33,7 @@ def test_option_quick_is_one_short_round() -> None:
         (["--rounds", "0"], "0 is not at least 1"),
     ],
 )
-def test_bad_option_is_refused_by_name(
-    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_bad_option_is_refused_by_name(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         run.parse_arguments(arguments)
     assert stopped.value.code == 2
@@ -48,9 +46,7 @@ def test_reproduce_names_only_what_was_chosen() -> None:
     assert run.reproduce(run.parse_arguments(["--output", "elsewhere"])) == "make bench"
 
 
-def test_main_says_how_to_install_wrk(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_main_says_how_to_install_wrk(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(shutil, "which", lambda tool: None if tool == "wrk" else tool)
     assert run.main([]) == 2
     said = capsys.readouterr().err
@@ -58,9 +54,7 @@ def test_main_says_how_to_install_wrk(
     assert "apt-get install wrk" in said
 
 
-def test_main_says_how_to_install_taskset(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_main_says_how_to_install_taskset(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(shutil, "which", lambda tool: None if tool == "taskset" else tool)
     assert run.main([]) == 2
     assert "apt-get install util-linux" in capsys.readouterr().err

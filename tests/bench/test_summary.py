@@ -12,9 +12,7 @@ def costing(*costs: float, faults: dict[str, int] | None = None) -> list[Sample 
 
 
 def test_summarise_takes_median_of_each_figure_alone() -> None:
-    row = summary.summarise(
-        [Sample(cpu_us=3, p99_us=10), Sample(cpu_us=1, p99_us=30), Sample(cpu_us=2, p99_us=20)]
-    )
+    row = summary.summarise([Sample(cpu_us=3, p99_us=10), Sample(cpu_us=1, p99_us=30), Sample(cpu_us=2, p99_us=20)])
     assert row is not None
     assert row.middle.cpu_us == 2
     assert row.middle.p99_us == 20
@@ -48,9 +46,7 @@ def test_summarise_has_no_row_when_every_round_failed() -> None:
 
 
 def test_cpu_ratio_divides_outrider_by_peer() -> None:
-    rows = summary.rows_of(
-        {("echo", "outrider"): costing(9, 10, 11), ("echo", "uvicorn"): costing(20)}, "echo"
-    )
+    rows = summary.rows_of({("echo", "outrider"): costing(9, 10, 11), ("echo", "uvicorn"): costing(20)}, "echo")
     assert summary.cpu_ratio(rows, "uvicorn") == 0.5
 
 

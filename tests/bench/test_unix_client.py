@@ -46,9 +46,7 @@ def test_connection_sends_next_request_after_each_response(
     assert not any(tally.errors.values())
 
 
-def test_connection_waits_for_split_response(
-    connection: Connection, transport: FakeTransport, tally: Tally
-) -> None:
+def test_connection_waits_for_split_response(connection: Connection, transport: FakeTransport, tally: Tally) -> None:
     connection.data_received(RESPONSE[:20])
     assert transport.written == [b"request"]
     connection.data_received(RESPONSE[20:])
@@ -73,9 +71,7 @@ def test_connection_counts_close_while_running_only(connection: Connection, tall
     assert tally.errors["read"] == 1
 
 
-def test_connection_stops_when_the_time_is_over(
-    connection: Connection, transport: FakeTransport, tally: Tally
-) -> None:
+def test_connection_stops_when_the_time_is_over(connection: Connection, transport: FakeTransport, tally: Tally) -> None:
     tally.running = False
     connection.data_received(RESPONSE)
     assert transport.written == [b"request"]

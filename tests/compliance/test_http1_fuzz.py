@@ -72,18 +72,21 @@ def pieces(draw: st.DrawFn) -> list[bytes]:
     return [data[start:end] for start, end in zip([0, *cuts], [*cuts, len(data)], strict=True)]
 
 
-async def echo_method(scope: Scope, receive: Receive, send: Send) -> None:
-    """Like `echo`, but with a body that needs no knowledge of the method to be read."""
-    if scope["method"] == "HEAD":
+async def app(scope: Scope, receive: Receive, send: Send) -> None:
+    """Like `echo`, but a HEAD request gets a 204: its end shows without knowledge of the method."""
+    if scope["method"] != "HEAD":
+        await echo(scope, receive, send)
+        return
+    while (message := await receive())["type"] == "http.request" and message["more_body"]:
+        pass
+    if message["type"] == "http.request":
         await send({"type": "http.response.start", "status": 204})
         await send({"type": "http.response.body"})
-    else:
-        await echo(scope, receive, send)
 
 
 def play(loop: ManualLoop, parts: list[bytes]) -> tuple[list[Any], bool]:
     """Send the parts; return the final answers and whether the connection was closed."""
-    client = Client(loop, make_context(make_runtime(loop, echo_method)))
+    client = Client(loop, make_context(make_runtime(loop, app)))
     for part in parts:
         client.feed(part)
     assert client.log.messages("error") == []
@@ -124,7 +127,7 @@ def test_random_bytes_are_refused_or_ignored(loop: ManualLoop, parts: list[bytes
     data=streams(), config=st.sampled_from([{"limit_request_line": 20}, {"limit_request_fields": 1}, {"keepalive": 0}])
 )
 def test_time_and_limits_end_every_connection(loop: ManualLoop, data: bytes, config: dict[str, Any]) -> None:
-    client = Client(loop, make_context(make_runtime(loop, echo_method, **config)))
+    client = Client(loop, make_context(make_runtime(loop, app, **config)))
     client.feed(data)
     for _ in range(4):
         client.sweep(31)
@@ -157,7 +160,7 @@ def test_response_is_an_error_or_can_be_read_back(
         client.call.body(bodies[-1])
     except InvalidResponse as error:
         client.call.fail(error)
-        assert client.answer().status == 500 or not client.answer().complete
+        assert client.answer().status in (500, status)
         assert client.is_closed()
         client.lose()
         return

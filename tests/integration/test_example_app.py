@@ -55,9 +55,7 @@ def test_index_describes_every_route() -> None:
 
 def test_index_links_answer() -> None:
     links = [html.unescape(link) for link in re.findall('href="([^"]+)"', request("GET", "/").text)]
-    assert {link.partition("?")[0] for link in links} == {
-        route.path for route in routes() if route.methods == {"GET"}
-    }
+    assert {link.partition("?")[0] for link in links} == {route.path for route in routes() if route.methods == {"GET"}}
     for link in links:
         at_once = re.sub(r"(every|seconds)=[0-9.]+", r"\1=0", link).replace("/events?", "/events?count=1&")
         assert request("GET", at_once).is_success
@@ -145,9 +143,7 @@ def test_slow_waits_as_told() -> None:
     assert request("GET", "/slow?seconds=0").json() == {"waited": 0.0}
 
 
-@pytest.mark.parametrize(
-    "url", ["/slow?seconds=61", "/slow?seconds=-1", "/stream?lines=-1", "/events?every=x"]
-)
+@pytest.mark.parametrize("url", ["/slow?seconds=61", "/slow?seconds=-1", "/stream?lines=-1", "/events?every=x"])
 def test_query_out_of_range_is_refused(url: str) -> None:
     assert request("GET", url).status_code == 422
 

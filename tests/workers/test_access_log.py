@@ -185,9 +185,7 @@ def test_logger_of_another_class_gets_call_of_info(cfg: Any) -> None:
     log = Logger(cfg)
     log.access_log = Recorder()
     write(AccessLog(log, cfg))
-    assert log.access_log.messages == [
-        '192.0.2.1 - - [21/Nov/2026:12:00:00 +0000] "GET / HTTP/1.1" 200 13 "-" "-"'
-    ]
+    assert log.access_log.messages == ['192.0.2.1 - - [21/Nov/2026:12:00:00 +0000] "GET / HTTP/1.1" 200 13 "-" "-"']
 
 
 # -- when it is on

@@ -116,9 +116,7 @@ def test_asgi3_callable_is_accepted(app: Any) -> None:
     assert resolve_app(app, factory=False) is app
 
 
-@pytest.mark.parametrize(
-    "make", [Starlette, FastAPI, make_django, lambda: Quart("app"), Litestar, falcon.asgi.App]
-)
+@pytest.mark.parametrize("make", [Starlette, FastAPI, make_django, lambda: Quart("app"), Litestar, falcon.asgi.App])
 def test_application_of_framework_is_accepted(make: Callable[[], Any]) -> None:
     app = make()
     assert resolve_app(app, factory=False) is app

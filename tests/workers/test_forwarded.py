@@ -95,9 +95,7 @@ PROXY = ("10.0.0.1", 50000)
         ([b" \t, ,"], None),
     ],
 )
-def test_client_is_rightmost_hop_that_is_not_trusted(
-    values: list[bytes], client: tuple[str, int] | None
-) -> None:
+def test_client_is_rightmost_hop_that_is_not_trusted(values: list[bytes], client: tuple[str, int] | None) -> None:
     assert PROXIES.client_from(values, PROXY) == client
 
 
@@ -109,9 +107,7 @@ def test_client_is_rightmost_hop_that_is_not_trusted(
         ([b"unknown, 203.0.113.9"], ("203.0.113.9", 0)),
     ],
 )
-def test_client_is_leftmost_hop_where_everyone_is_trusted(
-    values: list[bytes], client: tuple[str, int]
-) -> None:
+def test_client_is_leftmost_hop_where_everyone_is_trusted(values: list[bytes], client: tuple[str, int]) -> None:
     assert EVERYONE.client_from(values, PROXY) == client
 
 

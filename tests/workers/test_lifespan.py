@@ -148,9 +148,7 @@ def test_startup_failed_without_message_says_so(log: FakeLog) -> None:
 
 
 def test_exception_after_startup_failed_is_not_logged_again(log: FakeLog) -> None:
-    app = steps(
-        None, {"type": "lifespan.startup.failed", "message": "no database"}, ValueError("no database")
-    )
+    app = steps(None, {"type": "lifespan.startup.failed", "message": "no database"}, ValueError("no database"))
 
     async def main() -> None:
         with pytest.raises(LifespanError):
@@ -190,9 +188,7 @@ def test_failure_in_mode_auto_tells_how_to_do_without(log: FakeLog) -> None:
 
 @pytest.mark.parametrize("mode", ["auto", "on"])
 def test_return_after_startup_began_is_a_failure(log: FakeLog, mode: str) -> None:
-    with pytest.raises(
-        LifespanError, match=r"returned during startup and sent no lifespan\.startup\.complete"
-    ):
+    with pytest.raises(LifespanError, match=r"returned during startup and sent no lifespan\.startup\.complete"):
         asyncio.run(live(steps(None), log, mode))
 
 
@@ -273,9 +269,7 @@ def test_return_while_serving_is_logged(log: FakeLog) -> None:
         ((*GOOD, STOPPED), "'lifespan.shutdown.complete' was sent after its end"),
     ],
 )
-def test_message_out_of_order_raises_in_application(
-    log: FakeLog, script: tuple[Any, ...], message: str
-) -> None:
+def test_message_out_of_order_raises_in_application(log: FakeLog, script: tuple[Any, ...], message: str) -> None:
     asyncio.run(live(steps(*script), log))
     level, _, error = log.only
     assert level == "error"
@@ -298,9 +292,7 @@ def test_shutdown_failed_is_logged_once(log: FakeLog, rest: tuple[Any, ...]) -> 
     assert log.only[:2] == ("error", "Application shutdown failed: still busy")
 
 
-@pytest.mark.parametrize(
-    "script,phase", [((None, COMPLETE, None), "during shutdown"), (GOOD, "after its end")]
-)
+@pytest.mark.parametrize("script,phase", [((None, COMPLETE, None), "during shutdown"), (GOOD, "after its end")])
 def test_exception_in_shutdown_is_logged(log: FakeLog, script: tuple[Any, ...], phase: str) -> None:
     error = ValueError("clean-up")
     asyncio.run(live(steps(*script, error), log))

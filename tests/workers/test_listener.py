@@ -352,9 +352,7 @@ def test_limit_holds_for_a_doubled_batch(make_scene: MakeScene) -> None:
 
 
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM])
-def test_worker_without_descriptors_says_what_to_do_and_tries_again(
-    make_scene: MakeScene, number: int
-) -> None:
+def test_worker_without_descriptors_says_what_to_do_and_tries_again(make_scene: MakeScene, number: int) -> None:
     scene = make_scene()
     scene.sock.errors.append(OSError(number, os.strerror(number)))
     scene.connect()
@@ -494,9 +492,7 @@ def test_silent_handshake_ends_with_header_timeout(make_scene: MakeScene, tls: s
     assert scene.held == 0
 
 
-def test_connection_has_no_deadline_of_its_own_during_the_handshake(
-    make_scene: MakeScene, tls: ssl.SSLContext
-) -> None:
+def test_connection_has_no_deadline_of_its_own_during_the_handshake(make_scene: MakeScene, tls: ssl.SSLContext) -> None:
     scene = make_scene(tls=tls, header_timeout=0)
     scene.listener.resume()
     peer = scene.connect_tls()

@@ -68,9 +68,7 @@ def test_full_disk_is_one_sentence_a_minute(
     assert "last such message: 101." in sentence
 
 
-def test_closed_pipe_is_one_sentence(
-    logger: logging.Logger, clock: Clock, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_closed_pipe_is_one_sentence(logger: logging.Logger, clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
     reader, writer = os.pipe()
     os.close(reader)
     add_handler(logger, io.FileIO(writer, "w"))
@@ -92,9 +90,7 @@ def test_bad_call_is_reported_with_its_place(
     assert f"{__file__}:" in sentence
 
 
-def test_working_handler_goes_on(
-    logger: logging.Logger, clock: Clock, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_working_handler_goes_on(logger: logging.Logger, clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
     stream = io.StringIO()
     add_full_disk(logger)
     logger.addHandler(logging.StreamHandler(stream))
@@ -125,9 +121,7 @@ def test_handler_above_a_logger_that_does_not_propagate_is_left_alone(clock: Clo
     assert "handleError" not in vars(parent.handlers[0])
 
 
-def test_second_call_keeps_count(
-    logger: logging.Logger, clock: Clock, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_second_call_keeps_count(logger: logging.Logger, clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
     add_full_disk(logger)
     quiet_handler_errors([logger], clock)
     logger.error("lost")

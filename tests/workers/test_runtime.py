@@ -84,9 +84,7 @@ def test_request_runs_in_an_empty_context_if_wanted(loop: ManualLoop) -> None:
 
 
 def test_task_factory_of_the_application_is_used(runtime: Runtime, loop: ManualLoop) -> None:
-    def factory(
-        loop: asyncio.AbstractEventLoop, coro: Coroutine[Any, Any, Any], **options: Any
-    ) -> asyncio.Task[Any]:
+    def factory(loop: asyncio.AbstractEventLoop, coro: Coroutine[Any, Any, Any], **options: Any) -> asyncio.Task[Any]:
         return asyncio.Task(coro, loop=loop, **options | {"name": "made by the factory"})
 
     loop.set_task_factory(cast("Any", factory))

@@ -45,9 +45,7 @@ GRACE = 30.0
 class Stage:
     """A server that boots, with everything around it in the test's hands."""
 
-    def __init__(
-        self, loop: ManualLoop, app: ASGIApp | None = None, probe_path: str = "", **config: Any
-    ) -> None:
+    def __init__(self, loop: ManualLoop, app: ASGIApp | None = None, probe_path: str = "", **config: Any) -> None:
         self.loop = loop
         self.app = DrivenApp(loop)
         self.sock: ScriptedSocket = listen()

@@ -9,17 +9,13 @@ import pytest
 from outrider import setting_values as check
 
 
-@pytest.mark.parametrize(
-    "value,expected", [(0, 0.0), (2, 2.0), (0.5, 0.5), ("1.5", 1.5), (" 3 ", 3.0), ("1e1", 10.0)]
-)
+@pytest.mark.parametrize("value,expected", [(0, 0.0), (2, 2.0), (0.5, 0.5), ("1.5", 1.5), (" 3 ", 3.0), ("1e1", 10.0)])
 def test_seconds_accepts_number(value: object, expected: float) -> None:
     assert check.seconds(value) == expected
     assert type(check.seconds(value)) is float
 
 
-@pytest.mark.parametrize(
-    "value", [-1, "-0.1", "abc", "", None, True, math.inf, math.nan, "inf", "nan", [], 10**400]
-)
+@pytest.mark.parametrize("value", [-1, "-0.1", "abc", "", None, True, math.inf, math.nan, "inf", "nan", [], 10**400])
 def test_seconds_refuses_what_is_no_duration(value: object) -> None:
     with pytest.raises(ValueError, match="a number of seconds, 0 or more"):
         check.seconds(value)

@@ -195,9 +195,7 @@ def test_bad_variable_is_refused_in_one_line(stock_cfg: Any, variable: str, valu
 
 def test_bad_value_in_config_file_is_refused(stock_cfg: Any, config_file: Any) -> None:
     config_file.limit_concurrency = -5
-    with pytest.raises(
-        ConfigurationError, match=r"^limit_concurrency is -5 \(gunicorn's configuration file\)"
-    ):
+    with pytest.raises(ConfigurationError, match=r"^limit_concurrency is -5 \(gunicorn's configuration file\)"):
         load_settings(stock_cfg, NO_VARIABLES)
 
 

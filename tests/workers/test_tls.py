@@ -42,9 +42,7 @@ def pem(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (path / "both.pem").write_text(certificate + key, encoding="ascii")
     (path / "both-encrypted.pem").write_text(certificate + encrypted, encoding="ascii")
     (path / "junk.pem").write_text("junk\n", encoding="ascii")
-    (path / "bad.crt").write_text(
-        "-----BEGIN CERTIFICATE-----\njunk\n-----END CERTIFICATE-----\n", encoding="ascii"
-    )
+    (path / "bad.crt").write_text("-----BEGIN CERTIFICATE-----\njunk\n-----END CERTIFICATE-----\n", encoding="ascii")
     (path / "directory").mkdir()
     return path
 
@@ -103,9 +101,7 @@ def test_client_certificate_settings_are_honoured(pem: Path) -> None:
     assert context is not None
     assert context.verify_mode is ssl.CERT_REQUIRED
     assert len(context.get_ca_certs()) == 1
-    assert not any(
-        "CHACHA" in cipher["name"] for cipher in context.get_ciphers() if cipher["protocol"] != "TLSv1.3"
-    )
+    assert not any("CHACHA" in cipher["name"] for cipher in context.get_ciphers() if cipher["protocol"] != "TLSv1.3")
 
 
 def refusal_of(cfg: Any) -> str:

@@ -264,9 +264,7 @@ def test_watchdog_logs_stack_of_blocked_loop_and_requests(stalled: Bench) -> Non
     block_the_loop()
     ((level, text),) = stalled.log.lines
     assert level == "warning"
-    assert text.startswith(
-        "Event loop blocked for 1.0 s and with it every other request\nMove blocking calls"
-    )
+    assert text.startswith("Event loop blocked for 1.0 s and with it every other request\nMove blocking calls")
     assert "in block_the_loop\n    stalled.pass_time(1)\n" in text
     assert text.endswith("Requests in flight:\n  GET /slow")
 
@@ -275,9 +273,7 @@ def test_watchdog_logs_last_words_before_kill(stalled: Bench) -> None:
     stalled.pass_time(4)
     level, text = stalled.log.lines[-1]
     assert level == "critical"
-    assert text.startswith(
-        "Event loop blocked for 4.0 s; the master is about to kill this worker (timeout)\n"
-    )
+    assert text.startswith("Event loop blocked for 4.0 s; the master is about to kill this worker (timeout)\n")
     assert "test_watchdog_logs_last_words_before_kill" in text
     assert text.endswith("Requests in flight:\n  GET /slow")
 
@@ -616,9 +612,7 @@ def test_process_that_holds_interpreter_lock_dumps_stacks_before_timeout() -> No
     with spawn(LAST_WORDS) as process:
         assert process.stderr is not None
         try:
-            dumped = next(
-                (line for line in process.stderr if b"in block_with_interpreter_lock" in line), None
-            )
+            dumped = next((line for line in process.stderr if b"in block_with_interpreter_lock" in line), None)
         finally:
             process.kill()
     assert dumped is not None
@@ -654,9 +648,7 @@ def test_log_descriptor_is_that_of_log_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("handler", [logging.NullHandler(), logging.StreamHandler(io.StringIO())])
-def test_log_descriptor_falls_back_to_standard_error(
-    handler: logging.Handler, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_log_descriptor_falls_back_to_standard_error(handler: logging.Handler, monkeypatch: pytest.MonkeyPatch) -> None:
     with Path(os.devnull).open("w") as stderr:
         monkeypatch.setattr(sys, "stderr", stderr)
         assert log_descriptor(GunicornLog(handler)) == stderr.fileno()

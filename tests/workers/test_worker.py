@@ -16,8 +16,10 @@ from types import SimpleNamespace
 from typing import Any, ClassVar, cast
 
 import pytest
+from gunicorn import util
 from gunicorn.config import Config
 from gunicorn.errors import AppImportError
+from gunicorn.glogging import Logger
 
 import outrider
 from outrider import worker as module
@@ -149,12 +151,19 @@ def test_default_configuration_is_accepted() -> None:
     [
         ("protocol", "uwsgi", "protocol is 'uwsgi'"),
         ("certfile", "missing.pem", "certfile 'missing.pem'"),
-        ("access_log_format", "%(nonsense", "access_log_format"),
     ],
 )
 def test_bad_setting_is_refused_before_the_fork(setting: str, value: str, message: str) -> None:
     with pytest.raises(ConfigurationError, match=f"^{message}"):
         check(**{setting: value})
+
+
+def test_bad_log_format_is_refused_before_the_fork(tmp_path: Path) -> None:
+    cfg = Config()
+    cfg.set("errorlog", str(tmp_path / "error.log"))
+    cfg.set("access_log_format", "%(nonsense")
+    with pytest.raises(ConfigurationError, match="^access_log_format"):
+        UvicornWorker.check_config(cfg, Logger(cfg))
 
 
 def test_bad_variable_is_refused_before_the_fork(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -192,9 +201,7 @@ def test_unknown_config_kwarg_is_refused() -> None:
 
 def test_worker_accepts_keywords(tmp_path: Path) -> None:
     cfg = Config()
-    worker = UvicornWorker(
-        age=1, ppid=1, sockets=[], app=App(cfg, lambda: app), timeout=15, cfg=cfg, log=FakeLog()
-    )
+    worker = UvicornWorker(age=1, ppid=1, sockets=[], app=App(cfg, lambda: app), timeout=15, cfg=cfg, log=FakeLog())
     worker.tmp.close()
     assert not worker.row.is_private
 
@@ -504,9 +511,7 @@ def hooks(directory: Path) -> dict[str, Any]:
 @pytest.mark.parametrize(
     "sig, interrupted", [(signal.SIGTERM, ""), (signal.SIGINT, "worker_int "), (signal.SIGQUIT, "worker_int ")]
 )
-def test_worker_serves_and_stops(
-    fork: Fork, tmp_path: Path, asgi_loop: str, sig: int, interrupted: str
-) -> None:
+def test_worker_serves_and_stops(fork: Fork, tmp_path: Path, asgi_loop: str, sig: int, interrupted: str) -> None:
     worker = fork(asgi_loop=asgi_loop, **hooks(tmp_path))
     answer = worker.get()
     assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
@@ -573,7 +578,7 @@ def test_max_requests_ends_the_worker(fork: Fork) -> None:
 def test_threads_size_the_default_executor(fork: Fork) -> None:
     async def threaded(scope: Any, receive: Any, send: Any) -> None:
         names = await asyncio.gather(
-            *(asyncio.to_thread(lambda: barrier.wait(20) and None or threading.current_thread().name) for _ in "123")
+            *(asyncio.to_thread(lambda: (barrier.wait(20) and None) or threading.current_thread().name) for _ in "123")
         )
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": " ".join(sorted(names)).encode()})
@@ -581,6 +586,8 @@ def test_threads_size_the_default_executor(fork: Fork) -> None:
     barrier = threading.Barrier(3)
     worker = fork(lambda: threaded, threads=3, asgi_lifespan="off")
     assert b"outrider_0 outrider_1 outrider_2" in worker.get()
+    worker.signal(signal.SIGTERM)
+    assert worker.wait() == 0
 
 
 def test_fresh_worker_waits_for_its_application_when_drained(fork: Fork) -> None:
@@ -631,21 +638,33 @@ def test_failed_probe_is_a_failed_boot(fork: Fork, monkeypatch: pytest.MonkeyPat
     assert "probe_path /health: the application answered 503, a 2xx is needed" in worker.log()
 
 
-class _Owner(UvicornWorker):
-    def init_signals(self) -> None:
-        raise PermissionError("not yours")
+def test_user_that_may_not_be_changed_to_is_a_failed_boot(fork: Fork, monkeypatch: pytest.MonkeyPatch) -> None:
+    def set_owner_process(*_: object, **__: object) -> None:
+        raise PermissionError("Operation not permitted")
+
+    monkeypatch.setattr(util, "set_owner_process", set_owner_process)
+    worker = fork(wait=False)
+    assert worker.wait() == 3
+    assert "this process may not become uid" in worker.log()
+    assert "Traceback" not in worker.log()
 
 
 def test_other_permission_errors_are_not_blamed_on_the_user(fork: Fork) -> None:
-    worker = fork(wait=False, worker_class=_Owner)
+    def post_worker_init(_: Any) -> None:
+        raise PermissionError("not yours")
+
+    worker = fork(wait=False, post_worker_init=post_worker_init)
     assert worker.wait() == 3
+    assert "PermissionError: not yours" in worker.log()
+    assert "may not become" not in worker.log()
 
 
-def test_exit_of_the_application_is_its_own(fork: Fork) -> None:
+@pytest.mark.parametrize("asgi_loop", ["uvloop", "asyncio"])
+def test_exit_of_the_application_is_its_own(fork: Fork, asgi_loop: str) -> None:
     async def leaving(_scope: Any, _receive: Any, _send: Any) -> None:
         sys.exit(7)
 
-    worker = fork(lambda: leaving, asgi_lifespan="off")
+    worker = fork(lambda: leaving, asgi_loop=asgi_loop, asgi_lifespan="off")
     with worker.connect() as client:
         client.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
         assert worker.wait() == 7

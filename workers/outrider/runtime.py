@@ -164,9 +164,7 @@ class Runtime:
         if loop.get_task_factory() is not None:
             self.spawn = loop.create_task
         elif self.config.reset_contextvars:
-            self.spawn = lambda coro: asyncio.Task(
-                coro, loop=loop, name="request", context=contextvars.Context()
-            )
+            self.spawn = lambda coro: asyncio.Task(coro, loop=loop, name="request", context=contextvars.Context())
         else:
             # A fixed name spares the formatting of a counter for each request.
             self.spawn = partial(asyncio.Task, loop=loop, name="request")

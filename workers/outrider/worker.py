@@ -212,7 +212,6 @@ class UvicornWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
     def handle_abort(self, sig: int, frame: FrameType | None) -> None:
         """gunicorn: SIGABRT, sent when the heartbeat failed. Runs even where the loop is blocked in Python code."""
         self.alive = False
-        self.aborted = True
         self.log.critical(
             "Worker aborted (pid: %s). Requests in flight:\n%s\n%s",
             self.pid,
@@ -242,15 +241,19 @@ class UvicornWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
         loop = self._new_loop()
         asyncio.set_event_loop(loop)
         self._watchdog = Watchdog(self.log, self._requests_in_flight, self._settings.stall_warning, self.timeout * 2)
+        failure = ""
         try:
-            loop.run_until_complete(self._serve(loop))
-        except (LifespanError, ProbeError) as error:
-            self._fail_boot(str(error))
+            try:
+                loop.run_until_complete(self._serve(loop))
+            except (LifespanError, ProbeError) as error:
+                failure = str(error)
+            # Not after a SystemExit: it has left the loop in the middle of a callback.
+            _close_loop(loop)
+            if failure:
+                self._fail_boot(failure)
         finally:
             self._watchdog.stop()
             self.row.release()
-            if not self.aborted:
-                _close_loop(loop)
             for late in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
                 signal.signal(late, self._ignore_signal)
             self._limit_wait_for_threads()
@@ -366,7 +369,7 @@ def _close_loop(loop: asyncio.AbstractEventLoop) -> None:
     tasks = asyncio.all_tasks(loop)
     for task in tasks:
         task.cancel()
-    with suppress(RuntimeError):  # the loop was left in the middle of a callback, by SystemExit
-        loop.run_until_complete(asyncio.wait(tasks, timeout=0.2) if tasks else asyncio.sleep(0))
-        loop.run_until_complete(loop.shutdown_asyncgens())
-        loop.close()
+    if tasks:
+        loop.run_until_complete(asyncio.wait(tasks, timeout=0.2))
+    loop.run_until_complete(loop.shutdown_asyncgens())
+    loop.close()

@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import socket
+import threading
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -83,6 +84,7 @@ class ForkedWorker:
             traceback.print_exc()
         finally:
             if os.getpid() != parent:
+                threading._shutdown()  # type: ignore[attr-defined]  # as Python does at its exit
                 os._exit(status & 0xFF)
         return self
 
