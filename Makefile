@@ -39,8 +39,8 @@ else
 	@$(BIN)/python -m pytest -q $(ARGS)
 endif
 
-compliance: $(VENV)/.test ## replay the HTTP/1.1 corpus
-	@$(BIN)/python -m pytest -q tests/compliance $(ARGS)
+compliance: $(VENV)/.test ## replay the HTTP/1.1 corpus; attack with slowhttptest, which must be installed
+	@$(BIN)/python -m pytest -q -m "external or not external" tests/compliance tests/integration/test_slow_clients.py $(ARGS)
 
 soak: $(VENV)/.test ## lose no request, for longer
 	@OUTRIDER_SOAK=1 $(BIN)/python -m pytest -q tests/integration/test_zero_loss.py $(ARGS)

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from outrider_testing.gunicorn_process import PROBE, GunicornProcess, parse_listener
-from outrider_testing.http_client import can_connect
+from outrider_testing.http_client import can_connect, encode_request
 from outrider_testing.processes import is_running, session_members
 from outrider_testing.serving import Serve
 
@@ -182,6 +182,18 @@ def test_worker_with_request_leaves_when_master_is_killed(serve: Serve) -> None:
         server.release("request")
         assert connection.read_response().body == b"request"
     server.wait_until_gone(worker)
+
+
+def test_worker_with_held_loop_leaves_when_master_is_killed(serve: Serve) -> None:
+    """Nobody is left who would kill it for its missing heartbeat."""
+    server = serve(PROBE, "--timeout", "2")
+    worker = only_worker(server)
+    with server.connect() as connection:
+        connection.send(encode_request("GET", "/spin"))
+        server.until_event(f"blocking {worker}")
+        server.signal(signal.SIGKILL)
+        server.wait()
+        server.wait_until_gone(worker, 8.0)
 
 
 # Hooks

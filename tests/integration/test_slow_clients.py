@@ -75,6 +75,7 @@ def attack(server: GunicornProcess, directory: Path, name: str) -> Attack:
     return Attack(name, process)
 
 
+@pytest.mark.external
 def test_slow_clients_do_not_outlive_their_deadlines(serve: Serve, tmp_path: Path) -> None:
     """The three attacks run side by side; each must find all its connections closed before it gives up."""
     server = serve(env=DEADLINES)

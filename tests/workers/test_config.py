@@ -79,7 +79,7 @@ def test_error_names_the_setting() -> None:
     cfg = Config()
     # gunicorn would refuse it in set(), but not where a hook writes to the list.
     cfg.settings["proxy_allow_ips"].value = ["nonsense"]
-    with pytest.raises(ConfigurationError, match="^proxy_allow_ips: 'nonsense' is not allowed"):
+    with pytest.raises(ConfigurationError, match=r"^proxy_allow_ips: 'nonsense' is not allowed"):
         ServerConfig.from_gunicorn(cfg, OutriderSettings())
 
 

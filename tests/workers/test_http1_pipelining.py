@@ -81,7 +81,7 @@ def test_waiting_body_pauses_reading_too(loop: ManualLoop) -> None:
 
 
 @pytest.mark.parametrize(
-    "first", [b"", POST + b"hello", b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 16321\r\n\r\n" + bytes(16321)]
+    "first", [b"", POST + b"hello", POST.replace(b" 5", b" %d" % FEED_SLICE) + bytes(FEED_SLICE)]
 )
 def test_large_read_of_tiny_requests_takes_little_memory(loop: ManualLoop, first: bytes) -> None:
     client = Client.of(loop)
@@ -248,3 +248,11 @@ def test_head_after_a_large_upload_is_looked_at_as_closely_as_the_first(loop: Ma
     client.feed(odd)
     for answer in client.answers()[1:]:
         assert answer.json()["headers"] == ["host: a", "x: y"]
+
+
+@pytest.mark.parametrize("start", [b"\r\n\r\n", b"\r\n", b"\n\r\n\r\n"])
+def test_head_behind_empty_lines_is_looked_at_as_closely_as_any(loop: ManualLoop, start: bytes) -> None:
+    client = Client.of(loop, echo)
+    odd = POST.replace(b" 5\r\n", b" 20000\r\nX_Y: 1\r\n")
+    client.feed(start + odd + bytes(20_000))
+    assert client.answer().json()["headers"] == ["host: a", "content-length: 20000"]

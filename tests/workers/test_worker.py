@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import logging
 import os
@@ -26,8 +27,9 @@ from outrider import worker as module
 from outrider.errors import ConfigurationError
 from outrider.scoreboard import Field, Scoreboard, WorkerState
 from outrider.server import Server, Stop
+from outrider.settings import load_settings
 from outrider.worker import SCOREBOARD_FD, UvicornWorker
-from outrider_testing.forked_worker import App, ForkedWorker, kept_signals, read_all
+from outrider_testing.forked_worker import PATIENCE, App, ForkedWorker, kept_signals, read_all
 from outrider_testing.waiting import until
 
 MakeWorker = Callable[..., UvicornWorker]
@@ -58,7 +60,7 @@ class FakeLog:
     def __init__(self) -> None:
         self.lines: list[str] = []
         self.setups = 0
-        self.error_log = self.access_log = logging.Logger("test")
+        self.error_log = self.access_log = logging.getLogger("outrider.test")
 
     def setup(self, cfg: Any) -> None:
         self.setups += 1
@@ -92,7 +94,7 @@ def make_worker() -> Iterator[MakeWorker]:
             cfg.set(name, value)
         worker = worker_class(1, os.getppid(), [], App(cfg, load), cfg.timeout / 2, cfg, FakeLog())
         worker.pid = os.getpid()
-        worker._settings = module.load_settings(cfg, {}, worker._overrides)
+        worker._settings = load_settings(cfg, {}, worker._overrides)
         workers.append(worker)
         return worker
 
@@ -132,11 +134,10 @@ def test_class_is_imported_on_first_use() -> None:
         outrider.Nothing  # noqa: B018  # that is what is tested
 
 
-def check(worker_class: type[UvicornWorker] = UvicornWorker, **settings: Any) -> list[str]:
+def check(worker_class: type[UvicornWorker] = UvicornWorker, setting: str = "bind", value: str = ":0") -> list[str]:
     """Run check_config; what it logs."""
     cfg, log = Config(), FakeLog()
-    for name, value in settings.items():
-        cfg.set(name, value)
+    cfg.set(setting, value)
     worker_class.check_config(cfg, log)
     assert log.setups == ("log_level" in worker_class.CONFIG_KWARGS)
     return log.lines
@@ -155,20 +156,20 @@ def test_default_configuration_is_accepted() -> None:
 )
 def test_bad_setting_is_refused_before_the_fork(setting: str, value: str, message: str) -> None:
     with pytest.raises(ConfigurationError, match=f"^{message}"):
-        check(**{setting: value})
+        check(UvicornWorker, setting, value)
 
 
 def test_bad_log_format_is_refused_before_the_fork(tmp_path: Path) -> None:
     cfg = Config()
     cfg.set("errorlog", str(tmp_path / "error.log"))
     cfg.set("access_log_format", "%(nonsense")
-    with pytest.raises(ConfigurationError, match="^access_log_format"):
+    with pytest.raises(ConfigurationError, match=r"^access_log_format"):
         UvicornWorker.check_config(cfg, Logger(cfg))
 
 
 def test_bad_variable_is_refused_before_the_fork(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OUTRIDER_HEADER_TIMEOUT", "soon")
-    with pytest.raises(ConfigurationError, match="^header_timeout is 'soon'"):
+    with pytest.raises(ConfigurationError, match=r"^header_timeout is 'soon'"):
         check()
 
 
@@ -195,11 +196,11 @@ class WithUnknownKwarg(UvicornWorker):
 
 
 def test_unknown_config_kwarg_is_refused() -> None:
-    with pytest.raises(ConfigurationError, match="'timeout_keepalive' is no keyword of uvicorn.Config"):
+    with pytest.raises(ConfigurationError, match=r"'timeout_keepalive' is no keyword of uvicorn.Config"):
         check(WithUnknownKwarg)
 
 
-def test_worker_accepts_keywords(tmp_path: Path) -> None:
+def test_worker_accepts_keywords() -> None:
     cfg = Config()
     worker = UvicornWorker(age=1, ppid=1, sockets=[], app=App(cfg, lambda: app), timeout=15, cfg=cfg, log=FakeLog())
     worker.tmp.close()
@@ -226,7 +227,7 @@ def test_scoreboard_is_taken_by_descriptor(make_worker: MakeWorker, monkeypatch:
 
 def test_bad_scoreboard_descriptor_is_refused_before_the_fork(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(SCOREBOARD_FD, "three")
-    with pytest.raises(ConfigurationError, match="^OUTRIDER_SCOREBOARD_FD=three: a descriptor's number is needed"):
+    with pytest.raises(ConfigurationError, match=r"^OUTRIDER_SCOREBOARD_FD=three: a descriptor's number is needed"):
         check()
 
 
@@ -235,10 +236,10 @@ def test_bad_scoreboard_descriptor_is_refused_before_the_fork(monkeypatch: pytes
     [(30, 1.0, 0.25), (0, 0.0, 0.25), (30, 0.2, 0.05), (1, 1.0, 0.125), (30, 0.001, 0.02)],
 )
 def test_tick_is_as_fast_as_the_watch_needs(
-    make_worker: MakeWorker, monkeypatch: pytest.MonkeyPatch, timeout: int, stall_warning: float, period: float
+    make_worker: MakeWorker, timeout: int, stall_warning: float, period: float
 ) -> None:
     worker = make_worker(timeout=timeout)
-    worker._settings = module.load_settings(worker.cfg, {"OUTRIDER_STALL_WARNING": str(stall_warning)})
+    worker._settings = load_settings(worker.cfg, {"OUTRIDER_STALL_WARNING": str(stall_warning)})
     assert worker._tick_period() == period
 
 
@@ -251,9 +252,9 @@ def test_application_is_imported(make_worker: MakeWorker) -> None:
     assert worker.wsgi is app
 
 
-def test_factory_is_called(make_worker: MakeWorker, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_factory_is_called(make_worker: MakeWorker) -> None:
     worker = make_worker(load=lambda: lambda: app)
-    worker._settings = module.load_settings(worker.cfg, {"OUTRIDER_APP_FACTORY": "yes"})
+    worker._settings = load_settings(worker.cfg, {"OUTRIDER_APP_FACTORY": "yes"})
     worker.load_wsgi()
     assert worker.wsgi is app
 
@@ -543,7 +544,7 @@ def test_usr1_reopens_the_logs(fork: Fork) -> None:
 
 @pytest.mark.parametrize("asgi_loop", ["uvloop", "asyncio"])
 def test_abort_of_a_blocked_loop_names_the_request(fork: Fork, tmp_path: Path, asgi_loop: str) -> None:
-    async def blocking(scope: Any, receive: Any, send: Any) -> None:
+    async def blocking(scope: Any, _receive: Any, _send: Any) -> None:
         if scope["type"] == "http":
             (tmp_path / "blocked").touch()
             threading.Event().wait()
@@ -576,10 +577,12 @@ def test_max_requests_ends_the_worker(fork: Fork) -> None:
 
 
 def test_threads_size_the_default_executor(fork: Fork) -> None:
-    async def threaded(scope: Any, receive: Any, send: Any) -> None:
-        names = await asyncio.gather(
-            *(asyncio.to_thread(lambda: (barrier.wait(20) and None) or threading.current_thread().name) for _ in "123")
-        )
+    def name_of_thread() -> str:
+        barrier.wait(PATIENCE)
+        return threading.current_thread().name
+
+    async def threaded(_scope: Any, _receive: Any, send: Any) -> None:
+        names = await asyncio.gather(*(asyncio.to_thread(name_of_thread) for _ in range(3)))
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": " ".join(sorted(names)).encode()})
 
@@ -591,7 +594,7 @@ def test_threads_size_the_default_executor(fork: Fork) -> None:
 
 
 def test_fresh_worker_waits_for_its_application_when_drained(fork: Fork) -> None:
-    async def slow(scope: Any, receive: Any, send: Any) -> None:
+    async def slow(_scope: Any, receive: Any, _send: Any) -> None:
         await receive()
         await asyncio.get_running_loop().create_future()
 
@@ -604,7 +607,7 @@ def test_fresh_worker_waits_for_its_application_when_drained(fork: Fork) -> None
 # -- exit codes
 
 
-async def failing_lifespan(scope: Any, receive: Any, send: Any) -> None:
+async def failing_lifespan(_scope: Any, receive: Any, send: Any) -> None:
     await receive()
     await send({"type": "lifespan.startup.failed", "message": "no database"})
 
@@ -681,45 +684,6 @@ def test_signal_after_the_end_does_not_disturb_it(fork: Fork, sig: int) -> None:
     assert worker.wait() == 0
 
 
-def test_thread_that_does_not_end_is_not_waited_for(make_worker: MakeWorker, monkeypatch: pytest.MonkeyPatch) -> None:
-    worker = make_worker()
-    exits: list[Any] = []
-    monkeypatch.setattr(os, "_exit", exits.append)
-    monkeypatch.setattr(module, "THREAD_PATIENCE", 0.0)
-    worker._limit_wait_for_threads()
-    assert exits == []
-    release = threading.Event()
-    thread = threading.Thread(target=release.wait, name="stuck")
-    thread.start()
-    worker._limit_wait_for_threads()
-    until(lambda: exits)
-    release.set()
-    thread.join()
-    assert exits == [0]
-    assert lines_of(worker) == ["Exiting although threads of the application still run: stuck"]
-
-
-@pytest.mark.parametrize("error, status", [(SystemExit(3), 3), (ValueError("x"), 1)])
-def test_status_survives_a_thread_that_does_not_end(
-    make_worker: MakeWorker, monkeypatch: pytest.MonkeyPatch, error: BaseException, status: int
-) -> None:
-    worker = make_worker()
-    exits: list[Any] = []
-    monkeypatch.setattr(os, "_exit", exits.append)
-    monkeypatch.setattr(module, "THREAD_PATIENCE", 0.0)
-    release = threading.Event()
-    thread = threading.Thread(target=release.wait)
-    thread.start()
-    try:
-        raise error
-    except BaseException:  # noqa: BLE001  # SystemExit is one
-        worker._limit_wait_for_threads()
-    until(lambda: exits)
-    release.set()
-    thread.join()
-    assert exits == [status]
-
-
 def test_quick_stop_leaves_stuck_threads_behind(fork: Fork, tmp_path: Path) -> None:
     async def threaded(_scope: Any, _receive: Any, _send: Any) -> None:
         (tmp_path / "started").touch()
@@ -734,34 +698,3 @@ def test_quick_stop_leaves_stuck_threads_behind(fork: Fork, tmp_path: Path) -> N
         assert worker.wait() == 0
     assert time.monotonic() - asked < 5
     assert "Exiting although threads of the application still run" in worker.log()
-
-
-def test_loop_is_closed_with_what_the_application_left() -> None:
-    ended = []
-
-    async def generate() -> AsyncGenerator[int, None]:
-        try:
-            yield 1
-        finally:
-            ended.append("generator")
-
-    async def forgotten() -> None:
-        try:
-            await asyncio.get_running_loop().create_future()
-        finally:
-            ended.append("task")
-
-    async def leave() -> None:
-        nonlocal generator, task
-        await anext(generator)
-        task = asyncio.get_running_loop().create_task(forgotten())
-        await asyncio.sleep(0)
-
-    generator = generate()
-    task: asyncio.Task[None] | None = None
-    loop = asyncio.new_event_loop()
-    loop.run_until_complete(leave())
-    module._close_loop(loop)
-    assert sorted(ended) == ["generator", "task"]
-    assert loop.is_closed()
-    gc.collect()

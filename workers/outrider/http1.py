@@ -37,7 +37,7 @@ MOST_FRAMING = 16384
 _IDLE, _HEAD, _BODY, _NOTHING = Reading
 _COMPLETE = Response.COMPLETE
 
-_UNDERSCORE, _TAB = b"_\t"
+_UNDERSCORE, _TAB, _CR = b"_\t\r"
 _REQUEST_LINE = re.compile(rb"(?:\r\n)*([!#$%&'*+\-.^_`|~0-9A-Za-z]+) \S+ HTTP/\d\.\d\r\n")
 _PARSER_STOPS = (httptools.HttpParserError, httptools.HttpParserUpgrade)
 _KEEPALIVE_PROBES = ((socket.TCP_KEEPIDLE, 15), (socket.TCP_KEEPINTVL, 15), (socket.TCP_KEEPCNT, 4))
@@ -136,7 +136,8 @@ class HTTP1Connection(ResponseWriter):
             else:
                 # Only the first head is looked at; most often the rest is its body.
                 end = data.find(b"\r\n\r\n", 0, self._config.short_head)
-                self._odd = end < 0 or _is_odd(data[: end + 2])
+                # Empty lines may come before a head (RFC 9112 §2.2), and hide its end.
+                self._odd = end < 0 or data[0] <= _CR or _is_odd(data[: end + 2])
                 self._later_odd = True
         elif reading is _NOTHING:
             return

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 from enum import Enum
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -15,13 +16,6 @@ if TYPE_CHECKING:
     from outrider.runtime import Message, Runtime, Scope
 
 HIGH_WATER = 65536
-
-_SERVER_ERROR = b"Internal Server Error"
-_SERVER_ERROR_HEADERS = [
-    (b"content-type", b"text/plain; charset=utf-8"),
-    (b"content-length", b"%d" % len(_SERVER_ERROR)),
-    (b"connection", b"close"),
-]
 
 
 class ClientDisconnected(OSError):
@@ -268,7 +262,7 @@ class HTTPStream:
             runtime.log.debug("Client left during %s %s", self.scope["method"], self.scope["path"])
         except asyncio.CancelledError:
             if self.response is not _COMPLETE and not self._disconnected:
-                self._fail("Request cancelled")
+                self._fail("Request cancelled", status=503)
         except Exception as error:  # noqa: BLE001  # whatever an application raises becomes a 500
             self._fail("Exception in ASGI application", error)
         finally:
@@ -276,17 +270,22 @@ class HTTPStream:
             if runtime.draining:
                 runtime.on_change()
 
-    def _fail(self, reason: str, error: BaseException | None = None) -> None:
-        """Answer 500, or cut the connection where the response has begun, so that the client can tell."""
+    def _fail(self, reason: str, error: BaseException | None = None, *, status: int = 500) -> None:
+        """Answer with an error, or cut the connection where the response has begun, so that the client can tell."""
         self._runtime.log.error("%s: %s %s", reason, self.scope["method"], self.scope["path"], exc_info=error)
         if self._disconnected:
             return
         if self.response is _PENDING or self.response is _STARTED:
-            self._status = 500
-            self._headers = _SERVER_ERROR_HEADERS
-            self._fields = self._wire.encode(_SERVER_ERROR_HEADERS)
-            self._send_head(_SERVER_ERROR, more=False)
-            self.sent = len(_SERVER_ERROR)
+            body = HTTPStatus(status).phrase.encode()
+            self._status = status
+            self._headers = headers = [
+                (b"content-type", b"text/plain; charset=utf-8"),
+                (b"content-length", b"%d" % len(body)),
+                (b"connection", b"close"),
+            ]
+            self._fields = self._wire.encode(headers)
+            self._send_head(body, more=False)
+            self.sent = len(body)
             self._complete()
         elif self.response is _STREAMING:
             self.response = _CUT

@@ -62,8 +62,7 @@ class Listener:
         """Accept connections."""
         if not self._accepting and self._sock.fileno() >= 0:
             self._accepting = True
-            if self._aside is None:
-                self._runtime.loop.add_reader(self._sock, self._on_readable)
+            self._listen()
 
     def pause(self) -> None:
         """Leave connections in the queue, for another worker or for later."""
@@ -94,6 +93,10 @@ class Listener:
         self.pause()
         if self._aside is not None:
             self._aside.cancel()
+
+    def _listen(self) -> None:
+        if self._accepting and self._aside is None:
+            self._runtime.loop.add_reader(self._sock, self._on_readable)
 
     def _on_readable(self) -> None:
         share = self._fair_share()
@@ -131,8 +134,7 @@ class Listener:
                 return
             self._batch = min(self._batch * 2, MOST_AT_ONCE)
             self._take(self._batch)
-        if self._accepting and self._aside is None:
-            self._runtime.loop.add_reader(self._sock, self._on_readable)
+        self._listen()
 
     def _take(self, count: int) -> None:
         """Accept so many connections, or as many as there are in the queue and there is room for."""

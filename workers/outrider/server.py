@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 SWEEP_PERIOD = 0.5
 QUICK_STOP = 0.5
-# gunicorn's clock for graceful_timeout began before ours, and at its end it kills: be gone a little earlier.
 HEAD_START_SHARE = 0.1
 MOST_HEAD_START = 0.25
 # A loop that still runs at the deadline ends by itself within this.
@@ -32,6 +31,11 @@ ABORT_AFTER = 0.05
 LIFESPAN_SHARE = 0.1
 MOST_LIFESPAN_SHARE = 2.0
 LAST_CALL = 0.75
+
+
+def drain_time(graceful_timeout: float) -> float:
+    """Seconds that a drain may take. gunicorn's clock began before ours, and kills: be gone a little earlier."""
+    return graceful_timeout - min(graceful_timeout * HEAD_START_SHARE, MOST_HEAD_START)
 
 
 class Stop(IntEnum):
@@ -79,10 +83,10 @@ class Server:
         self._listeners = [Listener(runtime, sock, row, tls) for sock in sockets]
         runtime.on_change = self._note_change
 
-    def stop(self, how: Stop) -> None:
-        """Ask the server to stop. Safe at any time, also from a signal handler of the loop."""
+    def stop(self, how: Stop, asked_at: float | None = None) -> None:
+        """Ask the server to stop, which somebody wanted at `asked_at` (loop time) or wants now."""
         if self._stop is Stop.NO:
-            self._asked_to_stop_at = self._runtime.loop.time()
+            self._asked_to_stop_at = self._runtime.loop.time() if asked_at is None else asked_at
         self._stop = max(self._stop, how)
         self._changed.set()
 
@@ -102,8 +106,7 @@ class Server:
                 self._note_change()
                 await self._until(self._is_told_to_stop)
             self._row[Field.STATE] = WorkerState.DRAINING
-            grace = self._runtime.config.graceful_timeout
-            deadline = self._asked_to_stop_at + grace - min(grace * HEAD_START_SHARE, MOST_HEAD_START)
+            deadline = self._asked_to_stop_at + drain_time(self._runtime.config.graceful_timeout)
             if is_ready and self._stop is Stop.DRAIN:
                 await self._drain(deadline)
             await self._end(deadline)

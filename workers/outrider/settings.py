@@ -116,7 +116,7 @@ class OutriderSettings:
         check.response_headers,
         Flag("--response-header", "HEADER", action="append"),
         "Headers that are added to every response, each as `Name: value`. A list in gunicorn.conf.py, one a "
-        "line in the environment, the flag may be repeated.",
+        "line in the environment.",
     )
     drain_linger: float = _setting(
         2.0,
@@ -219,12 +219,10 @@ def validate_setting(name: str, value: object, source: str) -> Any:
 
 def render_settings_table() -> str:
     """Outrider's settings as a Markdown table, for docs/settings.md."""
-    lines = ["| Setting | Default | Flag | Variable | What it does |", "|---|---|---|---|---|"]
+    lines = ["| Setting | Default | Variable | What it does |", "|---|---|---|---|"]
     for name, field in _FIELDS.items():
-        flag = field.metadata["flag"]
-        usage = f"{flag.name} {flag.meta}" if flag.meta else flag.name
         default = repr(list(field.default) if isinstance(field.default, tuple) else field.default)
-        cells = (f"`{name}`", f"`{default}`", f"`{usage}`", f"`{ENVIRONMENT_PREFIX}{name.upper()}`")
+        cells = (f"`{name}`", f"`{default}`", f"`{ENVIRONMENT_PREFIX}{name.upper()}`")
         lines.append(f"| {' | '.join(cells)} | {field.metadata['description']} |")
     return "\n".join(lines) + "\n"
 

@@ -7,7 +7,6 @@ import os
 import queue
 import signal
 import sys
-import threading
 import time
 import traceback
 from concurrent.futures import ThreadPoolExecutor
@@ -29,9 +28,10 @@ from outrider.lifespan import Lifespan, LifespanError
 from outrider.log_errors import quiet_handler_errors
 from outrider.observer import Observer
 from outrider.probe import ProbeError
+from outrider.process_end import close_loop, limit_wait_for_threads
 from outrider.runtime import Receive, Runtime, Scope, Send
 from outrider.scoreboard import Row, Scoreboard
-from outrider.server import Hooks, Server, Stop
+from outrider.server import ABORT_AFTER, Hooks, Server, Stop, drain_time
 from outrider.settings import load_settings
 from outrider.tls import build_ssl_context
 from outrider.uvicorn_kwargs import translate
@@ -39,14 +39,15 @@ from outrider.watchdog import Watchdog, dump_all_stacks
 
 if TYPE_CHECKING:
     import ssl
+    from collections.abc import Callable
     from types import FrameType
 
 SCOREBOARD_FD = "OUTRIDER_SCOREBOARD_FD"
 SLOWEST_TICK = 0.25
 FASTEST_TICK = 0.02
 """Seconds between ticks: a quarter of what `stall_warning` or `timeout` must be able to see, within these."""
-THREAD_PATIENCE = 0.25
-"""Seconds that the application's threads are given at least to end by themselves."""
+QUICK_LIMIT = 0.9
+"""Seconds after SIGINT or SIGQUIT at which a loop that is blocked is aborted."""
 
 
 class UvicornWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
@@ -194,12 +195,26 @@ class UvicornWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
             self.handle_exit(signal.SIGTERM, None)
 
     def _install_loop_signals(self, loop: asyncio.AbstractEventLoop) -> None:
-        loop.add_signal_handler(signal.SIGTERM, self._request_drain)
+        graceful = drain_time(self._config.graceful_timeout) + ABORT_AFTER
+        signal.signal(signal.SIGTERM, self._stop_handler(loop, self._request_drain, graceful))
+        signal.siginterrupt(signal.SIGTERM, False)  # as gunicorn does: not to disturb the requests
         for fast in (signal.SIGINT, signal.SIGQUIT):
-            loop.add_signal_handler(fast, self._request_quick_stop)
+            signal.signal(fast, self._stop_handler(loop, self._request_quick_stop, QUICK_LIMIT))
         loop.add_signal_handler(signal.SIGUSR1, self.log.reopen_files)
         for ignored in (signal.SIGHUP, signal.SIGWINCH):
             loop.add_signal_handler(ignored, self.log.debug, "worker: %s ignored", ignored.name)
+
+    def _stop_handler(
+        self, loop: asyncio.AbstractEventLoop, request_stop: Callable[[float], None], limit: float
+    ) -> Callable[[int, FrameType | None], None]:
+        """A handler of Python's, not of the loop: it sets the deadline even where the loop is blocked."""
+
+        def handle(_sig: int, _frame: FrameType | None) -> None:
+            now = time.monotonic()
+            self._expect_end_by(now + limit)
+            loop.call_soon_threadsafe(request_stop, now)
+
+        return handle
 
     def _ignore_signal(self, sig: int, frame: FrameType | None) -> None:
         """Do nothing. A handler, unlike SIG_IGN, is not inherited by programs that the application starts."""
@@ -221,18 +236,18 @@ class UvicornWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
         self.cfg.worker_abort(self)
         sys.exit(1)
 
-    def _request_drain(self) -> None:
+    def _request_drain(self, asked_at: float | None = None) -> None:
         self.alive = False
         if self._server is not None:
-            self._server.stop(Stop.DRAIN)
+            self._server.stop(Stop.DRAIN, asked_at)
 
-    def _request_quick_stop(self) -> None:
+    def _request_quick_stop(self, asked_at: float | None = None) -> None:
         if not self._is_quick:
             self._is_quick = True
             self.alive = False
             self.cfg.worker_int(self)
         if self._server is not None:
-            self._server.stop(Stop.QUICK)
+            self._server.stop(Stop.QUICK, asked_at)
 
     # -- running
 
@@ -247,26 +262,20 @@ class UvicornWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
                 loop.run_until_complete(self._serve(loop))
             except (LifespanError, ProbeError) as error:
                 failure = str(error)
+            self._ignore_late_signals()
             # Not after a SystemExit: it has left the loop in the middle of a callback.
-            _close_loop(loop)
+            close_loop(loop, self._end_by)
             if failure:
                 self._fail_boot(failure)
         finally:
             self._watchdog.stop()
             self.row.release()
-            for late in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
-                signal.signal(late, self._ignore_signal)
-            self._limit_wait_for_threads()
+            self._ignore_late_signals()
+            limit_wait_for_threads(self.log, self._end_by)
 
-    def _limit_wait_for_threads(self) -> None:
-        """Python ends when every thread has: one of the application that hangs must not keep the process."""
-        if _threads_left():
-            error = sys.exc_info()[1]
-            status = error.code if isinstance(error, SystemExit) else int(error is not None)
-            patience = max(THREAD_PATIENCE, self._end_by - time.monotonic())
-            timer = threading.Timer(patience, _exit_without_threads, (self.log, status))
-            timer.daemon = True
-            timer.start()
+    def _ignore_late_signals(self) -> None:
+        for late in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+            signal.signal(late, self._ignore_signal)
 
     def _new_loop(self) -> asyncio.AbstractEventLoop:
         if self.cfg.asgi_loop == "asyncio":
@@ -330,7 +339,7 @@ class UvicornWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
 
     def _expect_end_by(self, deadline: float) -> None:
         """Should the loop be blocked at the deadline, abort: the stacks are logged, and the process ends."""
-        self._end_by = deadline
+        self._end_by = min(self._end_by or deadline, deadline)
         self._watchdog.expire_at(deadline, _abort)
 
 
@@ -348,28 +357,8 @@ def _abort() -> None:
     os.kill(os.getpid(), signal.SIGABRT)
 
 
-def _threads_left() -> list[str]:
-    return [each.name for each in threading.enumerate() if not each.daemon and each is not threading.main_thread()]
-
-
-def _exit_without_threads(log: Any, status: int) -> None:
-    log.warning("Exiting although threads of the application still run: %s", ", ".join(_threads_left()))
-    os._exit(status)
-
-
 def _is_module_missing(error: Exception, app_uri: str) -> bool:
     """Whether the import failed for the very name the user gave, and not for an import inside the application."""
     module = str(app_uri).partition(":")[0]
     missing = error.name if isinstance(error, ModuleNotFoundError) else None
     return missing is not None and (module == missing or module.startswith(f"{missing}."))
-
-
-def _close_loop(loop: asyncio.AbstractEventLoop) -> None:
-    """Cancel what the application left behind, and close the loop without waiting for its threads."""
-    tasks = asyncio.all_tasks(loop)
-    for task in tasks:
-        task.cancel()
-    if tasks:
-        loop.run_until_complete(asyncio.wait(tasks, timeout=0.2))
-    loop.run_until_complete(loop.shutdown_asyncgens())
-    loop.close()

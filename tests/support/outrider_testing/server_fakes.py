@@ -9,7 +9,7 @@ import ssl
 import subprocess
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -282,12 +282,3 @@ def make_certificate(directory: Path) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, key)
     return context
-
-
-@contextlib.contextmanager
-def closing(scene: Scene) -> Iterator[Scene]:
-    """Close the scene's sockets at the end, whatever happens."""
-    try:
-        yield scene
-    finally:
-        scene.close()

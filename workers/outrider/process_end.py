@@ -1,0 +1,64 @@
+"""The last moments of a worker's process: nothing that the application left behind may keep it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import threading
+import time
+from typing import Any
+
+LEAST_TASK_PATIENCE = 0.01
+MOST_TASK_PATIENCE = 0.2
+"""Seconds that tasks and asynchronous generators are given to end, when cancelled."""
+LEAST_THREAD_PATIENCE = 0.25
+"""Seconds that threads are given at least to end by themselves."""
+
+
+def close_loop(loop: asyncio.AbstractEventLoop, end_by: float) -> None:
+    """Cancel the tasks that are left, and close the loop without waiting for its threads.
+
+    Not for a loop that a SystemExit has left in the middle of a callback: it can't run again.
+
+    Args:
+        loop: it does not run at the moment.
+        end_by: the worker's deadline (time.monotonic), 0 if it has none.
+    """
+    time_left = end_by - time.monotonic() if end_by else MOST_TASK_PATIENCE
+    patience = max(LEAST_TASK_PATIENCE, min(MOST_TASK_PATIENCE, time_left / 2))
+    tasks = asyncio.all_tasks(loop)
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        loop.run_until_complete(asyncio.wait(tasks, timeout=patience))
+    closing = loop.create_task(loop.shutdown_asyncgens())
+    loop.run_until_complete(asyncio.wait({closing}, timeout=patience))
+    loop.close()
+
+
+def limit_wait_for_threads(log: Any, end_by: float) -> None:
+    """Have the process end at `end_by` (time.monotonic) even if threads of the application still run.
+
+    Python waits for them at its exit, for ever. The exit status is that of the exception which is on its way.
+    """
+    if _threads_left():
+        patience = max(LEAST_THREAD_PATIENCE, end_by - time.monotonic())
+        timer = threading.Timer(patience, _exit_without_threads, (log, _exit_status()))
+        timer.daemon = True
+        timer.start()
+
+
+def _exit_without_threads(log: Any, status: int) -> None:
+    log.warning("Exiting although threads of the application still run: %s", ", ".join(_threads_left()))
+    os._exit(status)
+
+
+def _threads_left() -> list[str]:
+    return [each.name for each in threading.enumerate() if not each.daemon and each is not threading.main_thread()]
+
+
+def _exit_status() -> int:
+    error = sys.exc_info()[1]
+    code = error.code if isinstance(error, SystemExit) else error
+    return code if isinstance(code, int) else int(code is not None)
