@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import pytest
 
 from outrider.http1 import MOST_FRAMING
@@ -136,6 +138,33 @@ def test_small_chunks_with_short_extensions_are_served(loop: ManualLoop) -> None
     client.feed(b"0\r\n\r\n")
     client.call.respond()
     assert client.statuses == [200]
+
+
+@pytest.mark.parametrize("start", [b"GET / HTTP/1.1\r\n", CHUNKED + b"0\r\n"])
+def test_thousands_of_fields_in_one_read_are_not_kept(loop: ManualLoop, start: bytes) -> None:
+    client = Client.of(loop)
+    data = start + b"a:\r\n" * 60_000
+    tracemalloc.start()
+    try:
+        client.feed(data)
+        used = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert used < 200_000
+
+
+@pytest.mark.parametrize("chunk", [b"1\r\nx\r\n", b"2\r\nxy\r\n", b"10\r\n0123456789abcdef\r\n"])
+def test_body_that_the_app_does_not_receive_takes_little_memory(loop: ManualLoop, chunk: bytes) -> None:
+    client = Client.of(loop)
+    data = CHUNKED + chunk * (2_000_000 // len(chunk))
+    tracemalloc.start()
+    try:
+        client.transport.feed(data)
+        used = tracemalloc.get_traced_memory()[0] - client.transport.waiting
+    finally:
+        tracemalloc.stop()
+    assert not client.transport.is_reading()
+    assert used < 3_000_000
 
 
 # -- what the server does not do

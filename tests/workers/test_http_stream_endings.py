@@ -70,11 +70,11 @@ def test_return_without_a_whole_response_is_an_error(exchange: Exchange, message
     assert exchange.log.messages("error") == ["ASGI application returned without completing its response: GET /x"]
 
 
-def test_cancelled_call_is_a_500(exchange: Exchange) -> None:
+def test_cancelled_call_is_a_503(exchange: Exchange) -> None:
     exchange.stream.cancel()
     exchange.loop.run_ready()
     assert exchange.call.cancelled
-    assert exchange.wire.events[0][0] == 500
+    assert exchange.wire.events[0][0] == 503
     exchange.stream.cancel()
 
 

@@ -41,13 +41,24 @@ async def wait_for_ever() -> None:
 
 def test_what_the_application_left_is_cancelled() -> None:
     generator = generate()
+
+    async def begin() -> asyncio.Task[None]:
+        await anext(generator)
+        task = asyncio.get_running_loop().create_task(wait_for_ever())
+        await asyncio.sleep(0)
+        return task
+
     loop = asyncio.new_event_loop()
-    loop.run_until_complete(anext(generator))
-    loop.create_task(wait_for_ever())
-    loop.call_soon(loop.stop)
-    loop.run_forever()
+    task = loop.run_until_complete(begin())
     close_loop(loop, 0.0)
-    assert ENDED == ["task", "generator"]
+    assert sorted(ENDED) == ["generator", "task"]
+    assert task.cancelled()
+    assert loop.is_closed()
+
+
+def test_loop_of_a_tidy_application_is_closed() -> None:
+    loop = asyncio.new_event_loop()
+    close_loop(loop, 0.0)
     assert loop.is_closed()
 
 
@@ -58,9 +69,14 @@ class ImpatientLoop(asyncio.SelectorEventLoop):
         super().__init__()
         self.waits: list[float] = []
 
-    def call_later(self, delay: float, callback: Any, *arguments: Any, context: Any = None) -> Any:
-        self.waits.append(delay)
-        return super().call_later(0, callback, *arguments, context=context)
+    def call_at(  # type: ignore[override]  # of no generic type here
+        self, when: float, callback: Any, *args: Any, context: Any = None
+    ) -> asyncio.TimerHandle:
+        self.waits.append(when - self.time())
+        return super().call_at(0, callback, *args, context=context)
+
+    def time(self) -> float:
+        return 1000.0
 
 
 @pytest.mark.parametrize(
@@ -87,7 +103,7 @@ def test_task_that_does_not_end_is_waited_for_as_long_as_there_is_time(
     assert loop.waits[0] == pytest.approx(patience)
     assert loop.is_closed()
     ENDED.append("test")
-    task.get_coro().close()  # type: ignore[union-attr]  # it is a coroutine
+    task.get_coro().close()
 
 
 # -- threads
@@ -117,7 +133,7 @@ def exits(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 class FakeTimer:
     """Keeps how long it was to wait."""
 
-    made: "list[FakeTimer]"  # set by the test
+    made: list[FakeTimer]  # set by the test
 
     def __init__(self, seconds: float, *_: object) -> None:
         self.seconds = seconds

@@ -26,6 +26,7 @@ from outrider.server import (
     Hooks,
     Server,
     Stop,
+    drain_time,
 )
 from outrider_testing.fakes import DrivenApp, FakeLog, ManualLoop, constant, make_runtime
 from outrider_testing.server_fakes import (
@@ -614,6 +615,14 @@ def test_deadline_counts_from_the_first_request_to_stop(stage: Stage) -> None:
     stage.stopped_at = first
     stage.lifespan.over.set_result(None)
     assert stage.time_to_end() <= GRACE - HEAD_START
+
+
+def test_deadline_counts_from_when_the_stop_was_wanted(stage: Stage) -> None:
+    stage.ask()
+    stage.lifespan.over.set_result(None)
+    stage.server.stop(Stop.DRAIN, stage.loop.time() - 20)
+    stage.stopped_at = stage.loop.time() - 20
+    assert stage.time_to_end() <= drain_time(GRACE)
 
 
 # -- quick stop

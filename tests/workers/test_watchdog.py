@@ -229,6 +229,7 @@ class Bench:
         timeout: float = 0,
         describe: Callable[[], str | list[str]] = lambda: ["GET /slow"],
         cpu_clock: Callable[[], float] | None = None,
+        guard: Callable[[float], None] | None = None,
     ) -> None:
         self.now = 100.0
         self.cpu = 0.0
@@ -242,6 +243,7 @@ class Bench:
             clock=lambda: self.now,
             cpu_clock=cpu_clock or (lambda: self.cpu),
             dead_man=self.switch,
+            guard=guard,
         )
 
     def pass_time(self, seconds: float) -> None:
@@ -407,6 +409,15 @@ def test_watchdog_arms_whichever_of_dump_and_hard_exit_is_nearer() -> None:
     assert bench.switch.armed == [(4.0, False), (4.0, False), (4.0, True)]
 
 
+def test_watchdog_tells_guard_how_long_loop_has_been_silent() -> None:
+    silences: list[float] = []
+    bench = Bench(guard=silences.append)
+    bench.pass_time(0.5)
+    bench.watchdog.beat()
+    bench.pass_time(0.25)
+    assert silences == [0.25, 0.5, 0.25]
+
+
 # The thread
 
 
@@ -437,6 +448,13 @@ def test_thread_notices_stall(threaded: Callable[..., Bench]) -> None:
     assert "in block\n" in bench.log.lines[0][1]
     # What was on the stack at the start led into the loop, and is no news.
     assert "in test_thread_notices_stall\n" not in bench.log.lines[0][1]
+
+
+def test_thread_wakes_for_guard_alone(threaded: Callable[..., Bench]) -> None:
+    called_twice = threading.Barrier(2)
+    threaded(guard=lambda _: called_twice.wait(PATIENCE) and None)
+    called_twice.wait(PATIENCE)
+    called_twice.wait(PATIENCE)
 
 
 @pytest.mark.parametrize("stall_warning", [0, 1.0])

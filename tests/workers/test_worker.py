@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import gc
 import logging
 import os
 import signal
 import sys
 import threading
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar, cast
@@ -23,13 +21,12 @@ from gunicorn.errors import AppImportError
 from gunicorn.glogging import Logger
 
 import outrider
-from outrider import worker as module
 from outrider.errors import ConfigurationError
 from outrider.scoreboard import Field, Scoreboard, WorkerState
 from outrider.server import Server, Stop
 from outrider.settings import load_settings
 from outrider.worker import SCOREBOARD_FD, UvicornWorker
-from outrider_testing.forked_worker import PATIENCE, App, ForkedWorker, kept_signals, read_all
+from outrider_testing.forked_worker import PATIENCE, App, ForkedWorker, read_all
 from outrider_testing.waiting import until
 
 MakeWorker = Callable[..., UvicornWorker]
@@ -348,7 +345,8 @@ class FakeServer:
     def __init__(self) -> None:
         self.stops: list[Stop] = []
 
-    def stop(self, how: Stop) -> None:
+    def stop(self, how: Stop, asked_at: float | None) -> None:
+        assert asked_at is None
         self.stops.append(how)
 
 
@@ -438,18 +436,6 @@ def test_abort_tells_what_ran(make_worker: MakeWorker) -> None:
     assert "test_abort_tells_what_ran" in line
 
 
-def test_hup_before_the_loop_is_ignored(make_worker: MakeWorker) -> None:
-    worker = make_worker()
-    worker.PIPE = os.pipe()
-    os.set_blocking(worker.PIPE[1], False)
-    with kept_signals():
-        worker.init_signals()
-        os.kill(os.getpid(), signal.SIGHUP)
-        assert worker.alive
-    for descriptor in worker.PIPE:
-        os.close(descriptor)
-
-
 @pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])
 def test_signal_between_fork_and_handlers_is_not_lost(fork: Fork, tmp_path: Path, sig: int) -> None:
     def post_fork(arbiter: Any, _: Any) -> None:
@@ -477,9 +463,10 @@ def test_term_during_the_import_ends_it(fork: Fork) -> None:
     assert fork(load, wait=False).wait() == 0
 
 
-def test_signal_during_the_boot_leaves_an_idle_loop(fork: Fork) -> None:
+@pytest.mark.parametrize("sig", [signal.SIGUSR1, signal.SIGHUP, signal.SIGWINCH])
+def test_signal_that_means_nothing_during_the_boot_is_survived(fork: Fork, sig: int) -> None:
     def load() -> Any:
-        os.kill(os.getpid(), signal.SIGUSR1)
+        os.kill(os.getpid(), sig)
         return app
 
     worker = fork(load)
@@ -559,11 +546,31 @@ def test_abort_of_a_blocked_loop_names_the_request(fork: Fork, tmp_path: Path, a
     assert "in blocking\n" in worker.log()
 
 
+@pytest.mark.parametrize(
+    "sig, settings", [(signal.SIGINT, {}), (signal.SIGQUIT, {}), (signal.SIGTERM, {"graceful_timeout": 1})]
+)
+def test_stop_of_a_blocked_loop_has_its_deadline_too(
+    fork: Fork, tmp_path: Path, sig: int, settings: dict[str, Any]
+) -> None:
+    async def blocking(_scope: Any, _receive: Any, _send: Any) -> None:
+        (tmp_path / "blocked").touch()
+        threading.Event().wait()
+
+    worker = fork(lambda: blocking, asgi_lifespan="off", **settings)
+    with worker.connect() as client:
+        client.sendall(b"GET /slow HTTP/1.1\r\nHost: a\r\n\r\n")
+        until((tmp_path / "blocked").exists)
+        worker.signal(sig)
+        assert worker.wait() == 1
+    assert "Requests in flight:\nGET /slow from 127.0.0.1:" in worker.log()
+    assert "in blocking\n" in worker.log()
+
+
 def test_worker_without_its_parent_ends(fork: Fork) -> None:
-    def leave_parent(_: Any, worker: Any) -> None:
+    def leave_parent(worker: Any) -> None:
         worker.ppid = 1
 
-    worker = fork(wait=False, post_fork=leave_parent)
+    worker = fork(wait=False, post_worker_init=leave_parent)
     assert worker.wait() == 0
     assert "Parent changed, shutting down" in worker.log()
 

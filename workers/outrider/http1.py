@@ -43,6 +43,10 @@ _PARSER_STOPS = (httptools.HttpParserError, httptools.HttpParserUpgrade)
 _KEEPALIVE_PROBES = ((socket.TCP_KEEPIDLE, 15), (socket.TCP_KEEPINTVL, 15), (socket.TCP_KEEPCNT, 4))
 
 
+# Where trailer fields go: nowhere. The fields of a request are complete with its head.
+_TRAILERS = cast("list[HeaderPair]", deque(maxlen=0))
+
+
 class HTTP1Connection(ResponseWriter):
     """One client connection. The listener makes it; the transport and the server's sweep drive it."""
 
@@ -246,7 +250,7 @@ class HTTP1Connection(ResponseWriter):
         """httptools: the head is complete. Start its stream, or queue it behind the one that runs."""
         scope, flags = interpret(self._context, self._parser, self._url, self._headers, self._odd)
         self._url = b""
-        self._headers = []
+        self._headers = _TRAILERS
         self._odd = self._later_odd
         self._overhead = 0
         most = self._config.limit_concurrency
@@ -290,8 +294,7 @@ class HTTP1Connection(ResponseWriter):
         if stream is None or self._unparsed_framing is not None:
             return
         self._receiving = None
-        if self._headers:
-            self._headers = []
+        self._headers = []
         self._reading = _IDLE if stream.flags & PERSISTENT else _NOTHING
         self.deadline = FOREVER
         stream.end_body()
@@ -421,6 +424,7 @@ class HTTP1Connection(ResponseWriter):
         self._runtime.log.warning("Refused a request from %s: %s", self.client, error)
         stream, self._receiving = self._receiving, None
         self._reading = _NOTHING
+        self._headers = []
         self.deadline = FOREVER
         if stream is not None and stream is self._active:
             if stream.response is Response.STREAMING:

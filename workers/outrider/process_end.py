@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import sys
 import threading
@@ -25,7 +26,7 @@ def close_loop(loop: asyncio.AbstractEventLoop, end_by: float) -> None:
         loop: it does not run at the moment.
         end_by: the worker's deadline (time.monotonic), 0 if it has none.
     """
-    time_left = end_by - time.monotonic() if end_by else MOST_TASK_PATIENCE
+    time_left = end_by - time.monotonic() if end_by else math.inf
     patience = max(LEAST_TASK_PATIENCE, min(MOST_TASK_PATIENCE, time_left / 2))
     tasks = asyncio.all_tasks(loop)
     for task in tasks:

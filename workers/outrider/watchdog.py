@@ -30,6 +30,7 @@ _LONGEST_INTERVAL = 0.25
 _SHORTEST_INTERVAL = 0.01
 _STOP_PATIENCE = 1.0
 _REARM_PERIOD = 1.0  # each re-arming of faulthandler starts a C thread
+_GUARD_PERIOD = 1.0
 
 
 class Log(Protocol):
@@ -208,6 +209,7 @@ class Watchdog:
         clock: Callable[[], float] = time.monotonic,
         cpu_clock: Callable[[], float] = time.process_time,
         dead_man: DeadManSwitch | None = None,
+        guard: Callable[[float], None] | None = None,
     ) -> None:
         """Take what is needed to watch and to report.
 
@@ -219,12 +221,14 @@ class Watchdog:
             clock: monotonic seconds.
             cpu_clock: processor seconds that the process has used.
             dead_man: dumps the stacks when the watchdog cannot; by default to the log or standard error.
+            guard: called at each wake, at least once a second, with the seconds since the last beat.
         """
         self._log = log
         self._describe_requests = describe_requests
         self._clock = clock
         self._cpu_clock = cpu_clock
         self._dead_man = dead_man or DeadManSwitch(lambda: log_descriptor(log))
+        self._guard = guard
         self._detector = StallDetector(stall_warning, timeout)
         self._fuse = timeout - kill_margin(timeout) if timeout else None
         self._rearm_at = float("-inf")
@@ -284,6 +288,8 @@ class Watchdog:
         if expiry is not None and now >= expiry[0]:
             self._expiry = None
             expiry[1]()
+        if self._guard is not None:
+            self._guard(now - last_beat)
         if self._detector.interval is not None:
             for event in self._detector.observe(now, last_beat, self._cpu_clock()):
                 self._report(event)
@@ -302,6 +308,8 @@ class Watchdog:
     def _pause(self) -> float | None:
         """Return for how many seconds nothing is due; None: until woken."""
         interval, expiry = self._detector.interval, self._expiry
+        if interval is None and self._guard is not None:
+            interval = _GUARD_PERIOD
         if expiry is None:
             return interval
         left = max(0.0, expiry[0] - self._clock())

@@ -27,6 +27,7 @@ from outrider.http1_encoding import DefaultHeaders
 from outrider.lifespan import Lifespan, LifespanError
 from outrider.log_errors import quiet_handler_errors
 from outrider.observer import Observer
+from outrider.orphan import die_with_parent
 from outrider.probe import ProbeError
 from outrider.process_end import close_loop, limit_wait_for_threads
 from outrider.runtime import Receive, Runtime, Scope, Send
@@ -185,6 +186,7 @@ class UvicornWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
     def init_signals(self) -> None:
         """gunicorn: handlers for the time of the boot, when there is no loop yet."""
         self._has_owner = True  # gunicorn has just set user and group
+        die_with_parent(self.ppid, signal.SIGKILL)
         arbiter = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
         super().init_signals()
         signal.signal(signal.SIGHUP, self._ignore_signal)
@@ -197,7 +199,6 @@ class UvicornWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
     def _install_loop_signals(self, loop: asyncio.AbstractEventLoop) -> None:
         graceful = drain_time(self._config.graceful_timeout) + ABORT_AFTER
         signal.signal(signal.SIGTERM, self._stop_handler(loop, self._request_drain, graceful))
-        signal.siginterrupt(signal.SIGTERM, False)  # as gunicorn does: not to disturb the requests
         for fast in (signal.SIGINT, signal.SIGQUIT):
             signal.signal(fast, self._stop_handler(loop, self._request_quick_stop, QUICK_LIMIT))
         loop.add_signal_handler(signal.SIGUSR1, self.log.reopen_files)
@@ -255,7 +256,13 @@ class UvicornWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
         """gunicorn: serve until told to stop."""
         loop = self._new_loop()
         asyncio.set_event_loop(loop)
-        self._watchdog = Watchdog(self.log, self._requests_in_flight, self._settings.stall_warning, self.timeout * 2)
+        self._watchdog = Watchdog(
+            self.log,
+            self._requests_in_flight,
+            self._settings.stall_warning,
+            self.timeout * 2,
+            guard=self._abort_if_orphaned,
+        )
         failure = ""
         try:
             try:
@@ -309,6 +316,7 @@ class UvicornWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
         loop.add_reader(self.PIPE[0], self._note_stop)
         self._note_stop()
         self._watchdog.start()
+        die_with_parent(self.ppid, None)
         await self._server.serve(settings.probe_path)
 
     def _tick_period(self) -> float:
@@ -323,6 +331,11 @@ class UvicornWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
         if os.getppid() != self.ppid and self.alive:
             self.log.info("Parent changed, shutting down: %s", self)
             self._request_drain()
+
+    def _abort_if_orphaned(self, silent: float) -> None:
+        """In the watchdog's thread: do what the master would, were it still there, about a loop that hangs."""
+        if silent > (self.timeout * 2 or self._config.graceful_timeout) and os.getppid() != self.ppid:
+            self._watchdog.expire_at(time.monotonic(), _abort)
 
     def _note_stop(self) -> None:
         with suppress(BlockingIOError):

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import socket
 import threading
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -154,17 +153,3 @@ def read_all(client: socket.socket) -> bytes:
     while data := client.recv(65536):
         received += data
     return received
-
-
-@contextlib.contextmanager
-def kept_signals() -> Iterator[None]:
-    """Give the signals back the handlers they have now."""
-    numbers = (*(number for number in UvicornWorker.SIGNALS),)
-    handlers = {number: signal.getsignal(number) for number in numbers}
-    wakeup = signal.set_wakeup_fd(-1)
-    try:
-        yield
-    finally:
-        signal.set_wakeup_fd(wakeup)
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
