@@ -84,12 +84,16 @@ def test_request_runs_in_an_empty_context_if_wanted(loop: ManualLoop) -> None:
 
 
 def test_task_factory_of_the_application_is_used(runtime: Runtime, loop: ManualLoop) -> None:
+    made = []
+
     def factory(loop: asyncio.AbstractEventLoop, coro: Coroutine[Any, Any, Any], **options: Any) -> asyncio.Task[Any]:
-        return asyncio.Task(coro, loop=loop, **options | {"name": "made by the factory"})
+        made.append(coro)
+        return asyncio.Task(coro, loop=loop, **options)
 
     loop.set_task_factory(cast("Any", factory))
     runtime.renew_spawn()
-    assert spawn(runtime, loop) == ("the caller's", "made by the factory")
+    assert spawn(runtime, loop) == ("the caller's", "request")
+    assert len(made) == 1
 
 
 @pytest.mark.parametrize("keepalive, flags", [(2.0, PERSISTENT), (0, 0)])

@@ -200,12 +200,18 @@ def test_change_during_the_boot_accepts_nothing(make_stage: MakeStage) -> None:
 
 
 def test_task_factory_that_the_application_sets_makes_its_requests(make_stage: MakeStage) -> None:
+    made = []
+
+    def factory(loop: asyncio.AbstractEventLoop, coro: Any, **options: Any) -> asyncio.Task[Any]:
+        made.append(coro.__name__)
+        return asyncio.Task(coro, loop=loop, **options)
+
     stage = make_stage()
     stage.loop.run_ready()
-    stage.loop.set_task_factory(lambda loop, coro, **options: asyncio.Task(coro, loop=loop, **options))
+    stage.loop.set_task_factory(cast("Any", factory))
     stage.become_ready()
-    assert stage.runtime.spawn == stage.loop.create_task
-    stage.loop.set_task_factory(None)
+    stage.ask()
+    assert "_run" in made
 
 
 def test_failed_startup_ends_the_boot(make_stage: MakeStage) -> None:

@@ -21,6 +21,7 @@ from gunicorn.errors import AppImportError
 from gunicorn.glogging import Logger
 
 import outrider
+from outrider.config import ServerConfig
 from outrider.errors import ConfigurationError
 from outrider.scoreboard import Field, Scoreboard, WorkerState
 from outrider.server import Server, Stop
@@ -384,6 +385,22 @@ def test_worker_of_another_parent_drains(make_worker: MakeWorker) -> None:
     worker._tick()
     assert stops == [Stop.DRAIN]
     assert lines_of(worker) == [f"Parent changed, shutting down: {worker}"]
+
+
+@pytest.mark.parametrize(
+    "timeout, silent, is_orphan, is_aborted",
+    [(4, 4.5, True, True), (4, 3.5, True, False), (4, 4.5, False, False), (0, 8.0, True, True), (0, 6.0, True, False)],
+)
+def test_orphan_whose_loop_hangs_aborts_itself(
+    make_worker: MakeWorker, timeout: int, silent: float, *, is_orphan: bool, is_aborted: bool
+) -> None:
+    worker = make_worker(timeout=timeout, graceful_timeout=7)
+    worker._config = ServerConfig.from_gunicorn(worker.cfg, worker._settings)
+    expiries: list[Any] = []
+    worker._watchdog = cast("Any", SimpleNamespace(expire_at=lambda *arguments: expiries.append(arguments)))
+    worker.ppid += is_orphan
+    worker._abort_if_orphaned(silent)
+    assert bool(expiries) == is_aborted
 
 
 def test_byte_in_the_pipe_is_taken(make_worker: MakeWorker) -> None:

@@ -162,7 +162,7 @@ class Runtime:
         loop = self.loop
         self.spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
         if loop.get_task_factory() is not None:
-            self.spawn = loop.create_task
+            self.spawn = partial(loop.create_task, name="request")
         elif self.config.reset_contextvars:
             self.spawn = lambda coro: asyncio.Task(coro, loop=loop, name="request", context=contextvars.Context())
         else:
