@@ -288,6 +288,7 @@ def test_half_closed_client_gets_its_answer_although_its_next_request_is_incompl
         client = Client.of(loop)
         client.feed(GET + rest)
         client.feed_eof()
+        client.sweep(100)
         client.calls[0].respond()
         assert client.statuses == [200]
         assert client.is_closed()

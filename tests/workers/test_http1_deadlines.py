@@ -6,7 +6,7 @@ import pytest
 
 from outrider.http1 import LINGER
 from outrider.http_stream import HIGH_WATER
-from outrider_testing.fakes import Client, ManualLoop, constant
+from outrider_testing.fakes import Client, ManualLoop, constant, echo
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 POST = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\n"
@@ -179,6 +179,15 @@ def test_client_that_waits_for_100_is_not_blamed(loop: ManualLoop) -> None:
     assert client.statuses == [100, 408]
 
 
+def test_client_that_waits_for_100_behind_many_requests_is_not_blamed(loop: ManualLoop) -> None:
+    client = Client.of(loop, body_timeout=30)
+    client.feed(GET * 40 + EXPECT)
+    for _ in range(40):
+        client.calls[-1].respond()
+    client.sweep(10_000)
+    assert client.statuses == [200] * 40
+
+
 def test_late_body_of_a_started_response_breaks_it_off(loop: ManualLoop) -> None:
     client = Client.of(loop, body_timeout=30)
     client.feed(POST)
@@ -199,6 +208,16 @@ def test_late_body_of_a_waiting_request_does_not_lose_the_answer_before_it(loop:
     assert not client.is_closed()
     client.call.respond()
     assert client.statuses == [200, 408]
+
+
+def test_late_body_behind_many_requests_is_answered_with_408(loop: ManualLoop) -> None:
+    client = Client.of(loop, echo, body_timeout=30)
+    count = 3000
+    client.feed(GET * count + POST)
+    client.sweep(29)
+    assert client.statuses == [200] * count
+    client.sweep(2)
+    assert client.statuses == [200] * count + [408]
 
 
 def test_late_rest_of_an_unwanted_body_ends_the_connection(loop: ManualLoop) -> None:

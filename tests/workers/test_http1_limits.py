@@ -153,6 +153,15 @@ def test_thousands_of_fields_in_one_read_are_not_kept(loop: ManualLoop, start: b
     assert used < 200_000
 
 
+def test_trailers_do_not_count_for_the_next_head(loop: ManualLoop) -> None:
+    client = Client.of(loop, constant())
+    client.feed(CHUNKED)
+    client.feed(b"0\r\n" + b"X: y\r\n" * 9000 + b"\r\n")
+    client.feed(START + b"X: y\r\n")
+    client.feed(b"\r\n")
+    assert client.statuses == [200, 200]
+
+
 @pytest.mark.parametrize("chunk", [b"1\r\nx\r\n", b"2\r\nxy\r\n", b"10\r\n0123456789abcdef\r\n"])
 def test_body_that_the_app_does_not_receive_takes_little_memory(loop: ManualLoop, chunk: bytes) -> None:
     client = Client.of(loop)

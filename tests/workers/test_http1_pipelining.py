@@ -80,9 +80,7 @@ def test_waiting_body_pauses_reading_too(loop: ManualLoop) -> None:
     assert client.transport.is_reading()
 
 
-@pytest.mark.parametrize(
-    "first", [b"", POST + b"hello", POST.replace(b" 5", b" %d" % FEED_SLICE) + bytes(FEED_SLICE)]
-)
+@pytest.mark.parametrize("first", [b"", POST + b"hello", POST.replace(b" 5", b" %d" % FEED_SLICE) + bytes(FEED_SLICE)])
 def test_large_read_of_tiny_requests_takes_little_memory(loop: ManualLoop, first: bytes) -> None:
     client = Client.of(loop)
     data = first + GET * ((262144 - len(first)) // len(GET))
@@ -210,6 +208,15 @@ def test_refusal_waits_for_the_answers_that_a_client_does_not_read(loop: ManualL
     client.take(WRITE_HIGH_WATER)
     client.calls[1].respond()
     assert client.statuses == [200, 200, 400]
+
+
+def test_lost_client_gets_no_more_answers(loop: ManualLoop) -> None:
+    client = Client.of(loop)
+    client.transport.congested = True
+    client.feed(GET * 2)
+    client.calls[0].respond(bytes(WRITE_HIGH_WATER + 1))
+    client.lose()
+    assert len(client.calls) == 1
 
 
 def test_client_that_does_not_read_can_not_queue_without_bound(loop: ManualLoop) -> None:

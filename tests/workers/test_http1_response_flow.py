@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from outrider.http1_response import WRITE_HIGH_WATER
 from outrider_testing.fakes import Client, ManualLoop, constant, make_context
 
@@ -100,11 +102,12 @@ def test_zero_switches_the_write_deadline_off(loop: ManualLoop) -> None:
     assert not client.transport.was_aborted()
 
 
-def test_client_that_takes_enough_of_its_last_response_is_not_aborted(loop: ManualLoop) -> None:
+@pytest.mark.parametrize("size", [WRITE_HIGH_WATER // 2, 10 * WRITE_HIGH_WATER])
+def test_client_that_takes_enough_of_its_last_response_is_not_aborted(loop: ManualLoop, size: int) -> None:
     client = Client.of(loop, write_timeout=30, min_body_rate=100)
     client.transport.congested = True
     client.feed(b"GET / HTTP/1.0\r\n\r\n")
-    client.call.respond(bytes(10 * WRITE_HIGH_WATER))
+    client.call.respond(bytes(size))
     assert client.transport.is_closing()
     for _ in range(5):
         client.take(4000)

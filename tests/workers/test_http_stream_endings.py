@@ -235,11 +235,12 @@ def test_error_of_the_observer_is_a_500(loop: ManualLoop) -> None:
             raise ValueError(scope["path"])
 
     exchange = Exchange(loop, start=False)
-    exchange.runtime.observer = Refuses()
+    exchange.runtime.observer = observer = Refuses()
     exchange.start()
     assert exchange.app.calls == []
     assert exchange.wire.events[0][0] == 500
     assert exchange.wire.events[1:] == ["complete"]
+    assert observer.events == []
 
 
 def test_requests_are_counted(loop: ManualLoop) -> None:

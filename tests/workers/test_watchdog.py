@@ -229,7 +229,6 @@ class Bench:
         timeout: float = 0,
         describe: Callable[[], str | list[str]] = lambda: ["GET /slow"],
         cpu_clock: Callable[[], float] | None = None,
-        guard: Callable[[float], None] | None = None,
     ) -> None:
         self.now = 100.0
         self.cpu = 0.0
@@ -243,7 +242,6 @@ class Bench:
             clock=lambda: self.now,
             cpu_clock=cpu_clock or (lambda: self.cpu),
             dead_man=self.switch,
-            guard=guard,
         )
 
     def pass_time(self, seconds: float) -> None:
@@ -411,7 +409,19 @@ def test_watchdog_arms_whichever_of_dump_and_hard_exit_is_nearer() -> None:
 
 def test_watchdog_tells_guard_how_long_loop_has_been_silent() -> None:
     silences: list[float] = []
-    bench = Bench(guard=silences.append)
+    called = threading.Event()
+
+    def guard(silence: float) -> None:
+        silences.append(silence)
+        called.set()
+
+    bench = Bench()
+    bench.watchdog.start(guard)
+    try:
+        assert called.wait(PATIENCE)
+    finally:
+        bench.watchdog.stop()
+    del silences[:]
     bench.pass_time(0.5)
     bench.watchdog.beat()
     bench.pass_time(0.25)
@@ -450,11 +460,14 @@ def test_thread_notices_stall(threaded: Callable[..., Bench]) -> None:
     assert "in test_thread_notices_stall\n" not in bench.log.lines[0][1]
 
 
-def test_thread_wakes_for_guard_alone(threaded: Callable[..., Bench]) -> None:
-    called_twice = threading.Barrier(2)
-    threaded(guard=lambda _: called_twice.wait(PATIENCE) and None)
-    called_twice.wait(PATIENCE)
-    called_twice.wait(PATIENCE)
+def test_thread_wakes_for_guard_alone() -> None:
+    calls = threading.Semaphore(0)
+    bench = Bench()
+    bench.watchdog.start(lambda _: calls.release())
+    try:
+        assert all(calls.acquire(timeout=PATIENCE) for _ in range(2))
+    finally:
+        bench.watchdog.stop()
 
 
 @pytest.mark.parametrize("stall_warning", [0, 1.0])

@@ -687,15 +687,17 @@ def test_other_permission_errors_are_not_blamed_on_the_user(fork: Fork) -> None:
 
 
 @pytest.mark.parametrize("asgi_loop", ["uvloop", "asyncio"])
-def test_exit_of_the_application_is_its_own(fork: Fork, asgi_loop: str) -> None:
+def test_exit_in_a_request_does_not_end_the_service(fork: Fork, asgi_loop: str) -> None:
     async def leaving(_scope: Any, _receive: Any, _send: Any) -> None:
-        sys.exit(7)
+        sys.exit(3)  # the master would halt everything for it
 
     worker = fork(lambda: leaving, asgi_loop=asgi_loop, asgi_lifespan="off")
     with worker.connect() as client:
         client.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
-        assert worker.wait() == 7
-        assert read_all(client) == b""
+        assert read_all(client).startswith(b"HTTP/1.1 500 ")
+    assert "SystemExit: 3" in worker.log()
+    worker.signal(signal.SIGTERM)
+    assert worker.wait() == 0
 
 
 # -- the end

@@ -8,3 +8,7 @@ class ConfigurationError(RuntimeError):
 
     It is a RuntimeError because gunicorn prints those without a traceback and exits 1.
     """
+
+
+class Aborted(SystemExit):
+    """The end of an aborted worker. Unlike an application's own `sys.exit()` it passes through everything."""

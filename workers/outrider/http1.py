@@ -8,6 +8,7 @@ there is no timer per request. How a response becomes bytes is in `http1_respons
 from __future__ import annotations
 
 import re
+import select
 import socket
 from collections import deque
 from http import HTTPStatus
@@ -97,6 +98,7 @@ class HTTP1Connection(ResponseWriter):
         """asyncio: the connection is gone."""
         self._reading = _NOTHING
         self._runtime.connections.discard(self)
+        self._runtime.half_closed.discard(self)
         self._queue = None
         self.resume_writing()
         stream, self._active = self._active, None
@@ -121,6 +123,7 @@ class HTTP1Connection(ResponseWriter):
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             for option, value in _KEEPALIVE_PROBES:
                 sock.setsockopt(socket.IPPROTO_TCP, option, value)
+        self._runtime.half_closed.add(self)
         return True
 
     def resume_writing(self) -> None:
@@ -144,6 +147,7 @@ class HTTP1Connection(ResponseWriter):
                 self._odd = end < 0 or data[0] <= _CR or _is_odd(data[: end + 2])
                 self._later_odd = True
         elif reading is _NOTHING:
+            self._discarded += size
             return
         else:
             # A head may end, or after a body another may begin, whose earlier bytes were not looked at.
@@ -285,7 +289,7 @@ class HTTP1Connection(ResponseWriter):
                 self._linger()
             return
         stream.feed_body(body)
-        if stream.buffered > HIGH_WATER:
+        if stream.buffered > HIGH_WATER or self._queue:
             self._update_reading()
 
     def on_message_complete(self) -> None:
@@ -353,6 +357,14 @@ class HTTP1Connection(ResponseWriter):
         else:
             self._close()
 
+    def check_client(self) -> None:
+        """Look whether a half-closed client has gone for good: the transport reads no more, so it can't tell."""
+        sock = cast("socket.socket", self._transport.get_extra_info("socket"))
+        poll = select.poll()
+        poll.register(sock.fileno(), 0)  # an error and a hang-up are always reported
+        if poll.poll(0):
+            self.abort()
+
     # -- inside
 
     def _next(self) -> None:
@@ -387,21 +399,22 @@ class HTTP1Connection(ResponseWriter):
         """Read only while there is room for what comes: bodies in their streams, requests in the queue."""
         stream = self._receiving
         full_body = stream is not None and stream.response is not _COMPLETE and stream.buffered > HIGH_WATER
-        full_queue = self._queue is not None and len(self._queue) >= MOST_QUEUED
-        if full_body or full_queue:
+        if full_body or self._queue_is_full():
             self._paused = True
             self.deadline = FOREVER
             self._transport.pause_reading()
         elif self._paused:
             self._paused = False
-            if stream is not None:
+            if stream is not None and not stream.expects_continue:
                 self.deadline = self._deadline_in(self._config.body_timeout)
             self._transport.resume_reading()
             if self._held:
                 held, self._held = self._held, b""
                 self._feed_slices(held)
-                if self._reading is not _IDLE:
-                    self._note_unfinished(_IDLE, len(held))
+
+    def _queue_is_full(self) -> bool:
+        queue = self._queue or ()
+        return len(queue) >= MOST_QUEUED or sum(stream.buffered for stream in queue) > HIGH_WATER
 
     def _plan_upgrade(self, headers: list[HeaderPair], flags: int) -> int:
         """Ignore an Upgrade (RFC 9110 §7.8), although llhttp stops parsing at it.
@@ -453,7 +466,7 @@ class HTTP1Connection(ResponseWriter):
 
     def _finish(self) -> None:
         """No further request will be answered; where the client may not know, it may be sending one."""
-        if self._reading is not _NOTHING:
+        if self._reading is not _NOTHING or self._discarded:
             self._linger()
         else:
             self._close()

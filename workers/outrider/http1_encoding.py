@@ -95,7 +95,7 @@ def encode_fields(headers: Iterable[HeaderPair]) -> EncodedFields:
     for header in headers:
         try:
             line = _known_line(header) or _encode_line(header)
-        except TypeError:  # a list instead of a tuple is no dict key
+        except (TypeError, ValueError):  # a list instead of a tuple, or a writable buffer, is no dict key
             line = _encode_line(header)
         lines.append(line)
         if type(line) is SpecialLine:
@@ -127,9 +127,10 @@ def _without_dropped(lines: list[bytes]) -> list[bytes]:
 
 
 def _encode_line(header: Sequence[Any]) -> bytes:
-    if len(header) != 2 or any(isinstance(part, str) for part in header):
-        raise InvalidResponse(f"a response header must be a pair of byte strings, not {header!r}")
-    name, value = bytes(header[0]), bytes(header[1])
+    try:
+        name, value = (bytes(memoryview(part)) for part in header)
+    except (TypeError, ValueError):
+        raise InvalidResponse(f"a response header must be a pair of byte strings, not {header!r}") from None
     if not _TOKEN.fullmatch(name):
         raise InvalidResponse(f"the response header name {name!r} is not a token (RFC 9110 §5.1)")
     if _FORBIDDEN_IN_VALUE.search(value):

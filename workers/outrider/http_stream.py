@@ -11,6 +11,8 @@ from enum import Enum
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Protocol
 
+from outrider.errors import Aborted
+
 if TYPE_CHECKING:
     from outrider.http1_encoding import EncodedFields, HeaderPair
     from outrider.runtime import Message, Runtime, Scope
@@ -204,7 +206,7 @@ class HTTPStream:
             body = message.get("body", b"")
             more = message.get("more_body", False)
             if type(body) is not bytes:
-                body = bytes(body)
+                body = bytes(memoryview(body))  # unlike bytes() alone, this refuses a number
             wire = self._wire
             if response is _STARTED:
                 wire.send_response(self, self._status, self._fields, body, more)
@@ -263,7 +265,9 @@ class HTTPStream:
         except asyncio.CancelledError:
             if self.response is not _COMPLETE and not self._disconnected:
                 self._fail("Request cancelled", status=503)
-        except Exception as error:  # noqa: BLE001  # whatever an application raises becomes a 500
+        except Aborted:
+            raise
+        except BaseException as error:  # noqa: BLE001  # sys.exit() in a request must not end the service either
             self._fail("Exception in ASGI application", error)
         finally:
             runtime.streams.discard(self)

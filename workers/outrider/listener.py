@@ -37,6 +37,7 @@ STALE_AFTER_NS = 2_000_000_000
 OUT_OF_DESCRIPTORS_PAUSE = 0.5
 _PEEK_SIZE = 4096
 _PEEK_AGAIN = 0.01
+_PEEK_SELDOM = 0.25
 _OUT_OF_RESOURCES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
@@ -233,6 +234,7 @@ async def read_proxy_header(sock: socket.socket, mode: ProxyMode) -> Address | N
     """
     loop = asyncio.get_running_loop()
     wanted = _PEEK_SIZE
+    pause = _PEEK_AGAIN
     while True:
         try:
             buffer = sock.recv(wanted, socket.MSG_PEEK)
@@ -254,7 +256,8 @@ async def read_proxy_header(sock: socket.socket, mode: ProxyMode) -> Address | N
             return None
         wanted = max(wanted, found.size)
         # Bytes that were only peeked at keep the socket readable, so readiness can't tell of more.
-        await asyncio.sleep(_PEEK_AGAIN)
+        await asyncio.sleep(pause)
+        pause = min(2 * pause, _PEEK_SELDOM)
 
 
 def _resolve(future: asyncio.Future[None]) -> None:

@@ -56,6 +56,12 @@ class BlockedWriter(Protocol):
     def check_write_progress(self, now: float) -> None: ...
 
 
+class HalfClosed(Protocol):
+    """What the server asks of a connection whose client sends no more."""
+
+    def check_client(self) -> None: ...
+
+
 class Connection(Protocol):
     """What the server asks of a connection, whatever its wire protocol."""
 
@@ -102,6 +108,7 @@ class Runtime:
         "default_headers",
         "drain_event",
         "draining",
+        "half_closed",
         "log",
         "loop",
         "max_requests",
@@ -137,6 +144,7 @@ class Runtime:
         self.opening = 0
         self.streams: set[Stream] = set()
         self.blocked_writers: set[BlockedWriter] = set()
+        self.half_closed: set[HalfClosed] = set()
         self.observer: RequestObserver | None = None
         self.on_change: Callable[[], None] = _nothing
         self.max_requests = sys.maxsize

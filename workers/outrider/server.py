@@ -149,12 +149,17 @@ class Server:
         self._hooks.tick()
         runtime.default_headers.refresh(time.time())
         self._write_row(lag)
+        if lag > SWEEP_PERIOD:
+            # The process was held up: what has arrived meanwhile is read before anybody is found to be late.
+            self._next_sweep = now + self._tick_period
         if now >= self._next_sweep:
             self._next_sweep = now + SWEEP_PERIOD
             for connection in [each for each in runtime.connections if each.deadline < now]:
                 connection.expire()
             for writer in list(runtime.blocked_writers):
                 writer.check_write_progress(now)
+            for connection_without_input in list(runtime.half_closed):
+                connection_without_input.check_client()
             if runtime.draining:
                 self._notify_streams(last_call=now >= self._last_call_at)
 

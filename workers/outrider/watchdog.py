@@ -175,9 +175,15 @@ class DeadManSwitch:
         found = self._find_descriptor()
         if found is None:
             return
-        descriptor = os.dup(found)
+        try:
+            descriptor = os.dup(found)
+        except OSError:  # out of descriptors: the last one still serves
+            if self._descriptor is None:
+                return
+            descriptor = self._descriptor
         faulthandler.dump_traceback_later(max(seconds, 0.001), file=descriptor, exit=exit)
-        self._close()
+        if descriptor != self._descriptor:
+            self._close()
         self._descriptor = descriptor
 
     def disarm(self) -> None:
@@ -209,7 +215,6 @@ class Watchdog:
         clock: Callable[[], float] = time.monotonic,
         cpu_clock: Callable[[], float] = time.process_time,
         dead_man: DeadManSwitch | None = None,
-        guard: Callable[[float], None] | None = None,
     ) -> None:
         """Take what is needed to watch and to report.
 
@@ -221,14 +226,13 @@ class Watchdog:
             clock: monotonic seconds.
             cpu_clock: processor seconds that the process has used.
             dead_man: dumps the stacks when the watchdog cannot; by default to the log or standard error.
-            guard: called at each wake, at least once a second, with the seconds since the last beat.
         """
         self._log = log
         self._describe_requests = describe_requests
         self._clock = clock
         self._cpu_clock = cpu_clock
         self._dead_man = dead_man or DeadManSwitch(lambda: log_descriptor(log))
-        self._guard = guard
+        self._guard: Callable[[float], None] | None = None
         self._detector = StallDetector(stall_warning, timeout)
         self._fuse = timeout - kill_margin(timeout) if timeout else None
         self._rearm_at = float("-inf")
@@ -242,8 +246,13 @@ class Watchdog:
         self._is_stopping = False
         self._thread: threading.Thread | None = None
 
-    def start(self) -> None:
-        """Watch the calling thread, the loop's. Once, and after the fork, which no thread survives."""
+    def start(self, guard: Callable[[float], None] | None = None) -> None:
+        """Watch the calling thread, the loop's. Once, and after the fork, which no thread survives.
+
+        Args:
+            guard: called at each wake, at least once a second, with the seconds since the last beat.
+        """
+        self._guard = guard
         self._watched = threading.get_ident()
         self._frames_at_start = list(_frames_down_from(sys._getframe()))  # noqa: SLF001  # documented as well
         self.beat()

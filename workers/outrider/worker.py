@@ -21,7 +21,7 @@ from gunicorn.workers.base import Worker
 from outrider.access_log import AccessLog
 from outrider.app_loading import resolve_app
 from outrider.config import ServerConfig
-from outrider.errors import ConfigurationError
+from outrider.errors import Aborted, ConfigurationError
 from outrider.gunicorn_settings import refuse_unsupported
 from outrider.http1_encoding import DefaultHeaders
 from outrider.lifespan import Lifespan, LifespanError
@@ -234,8 +234,10 @@ class UvicornWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
             "\n".join(self._requests_in_flight()) or "none",
             dump_all_stacks(),
         )
-        self.cfg.worker_abort(self)
-        sys.exit(1)
+        try:
+            self.cfg.worker_abort(self)
+        finally:
+            raise Aborted(1)
 
     def _request_drain(self, asked_at: float | None = None) -> None:
         self.alive = False
@@ -243,12 +245,15 @@ class UvicornWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
             self._server.stop(Stop.DRAIN, asked_at)
 
     def _request_quick_stop(self, asked_at: float | None = None) -> None:
+        if self._server is not None:
+            self._server.stop(Stop.QUICK, asked_at)
         if not self._is_quick:
             self._is_quick = True
             self.alive = False
-            self.cfg.worker_int(self)
-        if self._server is not None:
-            self._server.stop(Stop.QUICK, asked_at)
+            try:
+                self.cfg.worker_int(self)
+            except Exception:
+                self.log.exception("Exception in worker_int hook")
 
     # -- running
 
@@ -256,13 +261,7 @@ class UvicornWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
         """gunicorn: serve until told to stop."""
         loop = self._new_loop()
         asyncio.set_event_loop(loop)
-        self._watchdog = Watchdog(
-            self.log,
-            self._requests_in_flight,
-            self._settings.stall_warning,
-            self.timeout * 2,
-            guard=self._abort_if_orphaned,
-        )
+        self._watchdog = Watchdog(self.log, self._requests_in_flight, self._settings.stall_warning, self.timeout * 2)
         failure = ""
         try:
             try:
@@ -315,7 +314,7 @@ class UvicornWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
         # The reloader thread, and a signal that came before the loop, clear `alive` and write to the pipe.
         loop.add_reader(self.PIPE[0], self._note_stop)
         self._note_stop()
-        self._watchdog.start()
+        self._watchdog.start(self._abort_if_orphaned)
         die_with_parent(self.ppid, None)
         await self._server.serve(settings.probe_path)
 
