@@ -9,10 +9,11 @@ from typing import Any, cast
 
 import pytest
 
+from outrider.http1 import HTTP1Connection
 from outrider.http1_encoding import DefaultHeaders
 from outrider.lifespan import Lifespan, LifespanError
 from outrider.probe import ProbeError
-from outrider.runtime import ASGIApp, BlockedWriter, Connection, Runtime
+from outrider.runtime import ASGIApp, BlockedWriter, Connection, HalfClosed, Runtime
 from outrider.scoreboard import Field, WorkerState
 from outrider.server import (
     ABORT_AFTER,
@@ -392,6 +393,9 @@ class FakeConnection:
     def check_write_progress(self, now: float) -> None:
         self.calls.append(now)
 
+    def check_client(self) -> None:
+        self.calls.append("check_client")
+
     def abort(self) -> None:
         self.calls.append("abort")
 
@@ -406,12 +410,62 @@ def test_sweep_expires_connections_after_their_deadline(stage: Stage) -> None:
     stage.runtime.connections.clear()
 
 
+def test_sweep_waits_for_what_came_while_the_process_was_held_up(stage: Stage) -> None:
+    idle = FakeConnection(stage.loop.time() + 1)
+    stage.runtime.connections.add(cast("Connection", idle))
+    stage.loop.advance(5)  # in one step: no tick in between
+    assert idle.calls == []
+    stage.pass_time(SWEEP_PERIOD)
+    assert idle.calls == ["expire"]
+    stage.runtime.connections.clear()
+
+
+def test_sweep_looks_after_half_closed_clients(stage: Stage) -> None:
+    calls: list[str] = []
+
+    class HalfClosedClient:
+        def check_client(self) -> None:
+            calls.append("check")
+
+    stage.runtime.half_closed.add(HalfClosedClient())
+    stage.pass_time(SWEEP_PERIOD)
+    assert calls == ["check"]
+    stage.runtime.half_closed.clear()
+
+
 def test_sweep_checks_blocked_writers(stage: Stage) -> None:
     writer = FakeConnection(float("inf"))
     stage.runtime.blocked_writers.add(cast("BlockedWriter", writer))
     stage.pass_time(SWEEP_PERIOD)
     assert writer.calls == [stage.loop.time()]
     stage.runtime.blocked_writers.clear()
+
+
+def test_sweep_waits_for_what_arrived_while_the_loop_was_held(stage: Stage) -> None:
+    late = FakeConnection(stage.loop.time() + 1)
+    stage.runtime.connections.add(cast("Connection", late))
+    stage.loop.advance(5)
+    assert late.calls == []
+    stage.loop.advance(TICK)
+    assert late.calls == ["expire"]
+    stage.runtime.connections.clear()
+
+
+def test_loop_that_is_held_all_the_time_is_swept_all_the_same(stage: Stage) -> None:
+    late = FakeConnection(stage.loop.time() + 1)
+    stage.runtime.connections.add(cast("Connection", late))
+    for _ in range(3):
+        stage.loop.advance(2)
+    assert late.calls == ["expire"]
+    stage.runtime.connections.clear()
+
+
+def test_sweep_checks_half_closed_clients(stage: Stage) -> None:
+    client = FakeConnection(float("inf"))
+    stage.runtime.half_closed.add(cast("HalfClosed", client))
+    stage.pass_time(SWEEP_PERIOD)
+    assert client.calls == ["check_client"]
+    stage.runtime.half_closed.clear()
 
 
 # -- worker_connections
@@ -642,6 +696,17 @@ def test_quick_stop_cancels_what_runs(stage: Stage) -> None:
     assert stage.app.call.cancelled
     assert stage.log.messages("warning") == []
     peer.wait_closed()
+
+
+def test_quick_stop_cancels_a_request_that_has_not_begun(stage: Stage) -> None:
+    stage.connect()
+    eventually(stage.loop, lambda: stage.runtime.connections)
+    (connection,) = stage.runtime.connections
+    stage.lifespan.over.set_result(None)
+    stage.server.stop(Stop.QUICK)
+    cast("HTTP1Connection", connection).data_received(GET)
+    assert stage.is_over
+    assert not stage.app.calls
 
 
 def test_quick_stop_leaves_the_queue_to_others(make_stage: MakeStage) -> None:

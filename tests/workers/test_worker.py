@@ -368,6 +368,26 @@ def test_quick_stop_runs_worker_int_once(make_worker: MakeWorker) -> None:
     assert not worker.alive
 
 
+def test_failing_worker_int_does_not_hinder_the_stop(make_worker: MakeWorker) -> None:
+    def worker_int(_: Any) -> None:
+        raise ValueError("no")
+
+    worker = make_worker(worker_int=worker_int)
+    stops = with_server(worker)
+    worker._request_quick_stop()
+    assert stops == [Stop.QUICK]
+    assert lines_of(worker) == ["Exception in worker_int hook"]
+
+
+def test_failing_worker_abort_does_not_hinder_the_abort(make_worker: MakeWorker) -> None:
+    def worker_abort(_: Any) -> None:
+        raise ValueError("no")
+
+    with pytest.raises(SystemExit) as ending:
+        make_worker(worker_abort=worker_abort).handle_abort(signal.SIGABRT, None)
+    assert ending.value.code == 1
+
+
 def test_drain_may_be_asked_for_before_there_is_a_server(make_worker: MakeWorker) -> None:
     worker = make_worker()
     worker._request_drain()
@@ -698,6 +718,23 @@ def test_exit_in_a_request_does_not_end_the_service(fork: Fork, asgi_loop: str) 
     assert "SystemExit: 3" in worker.log()
     worker.signal(signal.SIGTERM)
     assert worker.wait() == 0
+
+
+def _raise(_worker: Any) -> None:
+    raise ZeroDivisionError("the hook is wrong")
+
+
+def test_abort_hook_that_raises_does_not_keep_the_worker(fork: Fork) -> None:
+    worker = fork(worker_abort=_raise)
+    worker.signal(signal.SIGABRT)
+    assert worker.wait() == 1
+
+
+def test_int_hook_that_raises_does_not_delay_the_end(fork: Fork) -> None:
+    worker = fork(worker_int=_raise)
+    worker.signal(signal.SIGQUIT)
+    assert worker.wait() == 0
+    assert "Exception in worker_int hook" in worker.log()
 
 
 # -- the end

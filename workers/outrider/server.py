@@ -74,6 +74,7 @@ class Server:
         self._tick_period = tick_period
         self._next_tick = runtime.loop.time()
         self._next_sweep = 0.0
+        self._is_held_up = False
         self._cpu = time.thread_time_ns()
         self._timer: asyncio.TimerHandle
         self._stop = Stop.NO
@@ -149,8 +150,9 @@ class Server:
         self._hooks.tick()
         runtime.default_headers.refresh(time.time())
         self._write_row(lag)
-        if lag > SWEEP_PERIOD:
-            # The process was held up: what has arrived meanwhile is read before anybody is found to be late.
+        was_held_up, self._is_held_up = self._is_held_up, lag > SWEEP_PERIOD
+        if self._is_held_up and not was_held_up:
+            # What has arrived meanwhile is read before anybody is found to be late.
             self._next_sweep = now + self._tick_period
         if now >= self._next_sweep:
             self._next_sweep = now + SWEEP_PERIOD

@@ -1,0 +1,100 @@
+"""What an attacker found once, and must not find again."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from outrider.errors import Aborted
+from outrider.http_stream import HIGH_WATER
+from outrider_testing.fakes import Client, ManualLoop
+
+GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+
+
+class OwnBaseException(BaseException):
+    """Not an Exception, as what some extensions raise."""
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), GeneratorExit(), OwnBaseException()])
+def test_anything_that_an_app_raises_is_a_500(loop: ManualLoop, error: BaseException) -> None:
+    client = Client.of(loop)
+    client.feed(GET)
+    client.call.fail(error)
+    assert client.statuses == [500]
+    assert client.runtime.streams == set()
+
+
+def test_abort_of_the_worker_passes_through_the_app(loop: ManualLoop) -> None:
+    async def app(_scope: Any, _receive: Any, _send: Any) -> None:
+        raise Aborted(1)
+
+    client = Client.of(loop, app)
+    with pytest.raises(Aborted):
+        client.feed(GET)
+    assert client.sent == b""
+
+
+@pytest.mark.parametrize("body", [5, "text", None])
+def test_body_that_is_no_bytes_is_an_error(loop: ManualLoop, body: Any) -> None:
+    client = Client.of(loop)
+    client.feed(GET)
+    client.call.start(headers=[(b"content-length", b"5")])
+    with pytest.raises(TypeError):
+        client.call.send({"type": "http.response.body", "body": body})
+
+
+def test_bodies_behind_a_slow_request_are_bounded(loop: ManualLoop) -> None:
+    client = Client.of(loop)
+    client.feed(GET)
+    post = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % (HIGH_WATER // 4)
+    for _ in range(6):
+        client.feed(post + bytes(HIGH_WATER // 4))
+    assert not client.transport.is_reading()
+    client.calls[0].respond()
+    for number in range(1, 7):
+        client.calls[number].respond()
+    assert client.statuses == [200] * 7
+    assert client.transport.is_reading()
+
+
+def test_connection_lingers_if_bytes_followed_its_last_request(loop: ManualLoop) -> None:
+    client = Client.of(loop)
+    client.feed(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+    client.feed(b"more that nobody reads")
+    client.call.respond()
+    assert client.statuses == [200]
+    assert client.transport.eof_written
+    assert not client.transport.closing
+    client.feed_eof()
+    assert client.transport.closing
+
+
+@pytest.fixture
+def peers() -> Iterator[tuple[socket.socket, socket.socket]]:
+    ours, theirs = socket.socketpair()
+    yield ours, theirs
+    ours.close()
+    theirs.close()
+
+
+def test_half_closed_client_that_is_gone_is_found(
+    loop: ManualLoop, peers: tuple[socket.socket, socket.socket]
+) -> None:
+    ours, theirs = peers
+    client = Client.of(loop)
+    client.transport.socket = ours  # type: ignore[assignment]  # a real one, to be looked at
+    client.feed(GET)
+    theirs.shutdown(socket.SHUT_WR)
+    client.feed_eof()
+    (half_closed,) = client.runtime.half_closed
+    half_closed.check_client()
+    assert not client.is_closed()
+    theirs.close()
+    half_closed.check_client()
+    assert client.is_closed()
+    loop.run_ready()
+    assert client.runtime.half_closed == set()
