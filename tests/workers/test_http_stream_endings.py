@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from outrider.errors import Aborted
 from outrider.http_stream import ClientDisconnected
 from outrider.runtime import Scope
 from outrider_testing.fakes import Exchange, FakeObserver, ManualLoop
@@ -84,6 +85,21 @@ def test_cancelled_call_with_a_whole_response_is_no_error(exchange: Exchange) ->
     exchange.stream.cancel()
     exchange.loop.run_ready()
     assert exchange.log.entries == []
+
+
+def test_call_that_is_cancelled_before_it_begins_is_forgotten(loop: ManualLoop) -> None:
+    exchange = Exchange(loop, start=False)
+    exchange.stream.start()
+    exchange.stream.cancel()
+    assert exchange.runtime.streams == set()
+    loop.run_ready()
+    assert exchange.app.calls == []
+
+
+def test_abort_of_the_worker_passes_through(exchange: Exchange) -> None:
+    with pytest.raises(Aborted):
+        exchange.call.fail(Aborted(1))
+    assert exchange.wire.events == []
 
 
 def test_cancel_before_the_start_does_nothing(loop: ManualLoop) -> None:

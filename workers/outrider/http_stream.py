@@ -9,11 +9,14 @@ import asyncio
 from collections.abc import Iterable
 from enum import Enum
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, Protocol
+from inspect import CORO_CREATED, getcoroutinestate
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from outrider.errors import Aborted
 
 if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
     from outrider.http1_encoding import EncodedFields, HeaderPair
     from outrider.runtime import Message, Runtime, Scope
 
@@ -169,8 +172,11 @@ class HTTPStream:
 
     def cancel(self) -> None:
         """Cancel the application call, if it still runs."""
-        if self._task is not None and not self._task.done():
-            self._task.cancel()
+        task = self._task
+        if task is not None and not task.done():
+            if getcoroutinestate(cast("Coroutine[Any, Any, None]", task.get_coro())) == CORO_CREATED:
+                self._runtime.streams.discard(self)  # it will not even begin, and so not do that itself
+            task.cancel()
 
     # -- the application's side
 
