@@ -81,9 +81,7 @@ def peers() -> Iterator[tuple[socket.socket, socket.socket]]:
     theirs.close()
 
 
-def test_half_closed_client_that_is_gone_is_found(
-    loop: ManualLoop, peers: tuple[socket.socket, socket.socket]
-) -> None:
+def test_half_closed_client_that_is_gone_is_found(loop: ManualLoop, peers: tuple[socket.socket, socket.socket]) -> None:
     ours, theirs = peers
     client = Client.of(loop)
     client.transport.socket = ours  # type: ignore[assignment]  # a real one, to be looked at

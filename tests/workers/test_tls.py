@@ -3,39 +3,38 @@
 from __future__ import annotations
 
 import ssl
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
+from cryptography.hazmat.primitives import serialization
 from gunicorn.config import Config
 
 from outrider.errors import ConfigurationError
 from outrider.tls import build_ssl_context
 
 
-def openssl(*arguments: object) -> None:
-    subprocess.run(
-        ["openssl", *map(str, arguments)],
-        check=True,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        timeout=60,
-    )
-
-
 @pytest.fixture(scope="session")
 def pem(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a directory with certificates, keys and files that are neither."""
     path = tmp_path_factory.mktemp("pem")
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(path / "authority.pem")
     for name in ("first", "second"):
-        new_key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")
-        files = ("-keyout", path / f"{name}.key", "-out", path / f"{name}.crt")
-        openssl("req", "-x509", *new_key, *files, "-days", 2, "-subj", "/CN=localhost")
-    password = ("-aes256", "-passout", "pass:secret")
-    openssl("pkey", "-in", path / "first.key", *password, "-out", path / "encrypted.key")
-    openssl("pkey", "-in", path / "first.key", *password, "-traditional", "-out", path / "encrypted-old.key")
+        issued = authority.issue_cert("localhost")
+        issued.private_key_pem.write_to_path(path / f"{name}.key")
+        issued.cert_chain_pems[0].write_to_path(path / f"{name}.crt")
+    key_object = serialization.load_pem_private_key((path / "first.key").read_bytes(), None)
+    encryption = serialization.BestAvailableEncryption(b"secret")
+    formats = {
+        "encrypted.key": serialization.PrivateFormat.PKCS8,
+        "encrypted-old.key": serialization.PrivateFormat.TraditionalOpenSSL,
+    }
+    for name, private_format in formats.items():
+        pem_bytes = key_object.private_bytes(serialization.Encoding.PEM, private_format, encryption)
+        (path / name).write_bytes(pem_bytes)
     certificate = (path / "first.crt").read_text(encoding="ascii")
     key = (path / "first.key").read_text(encoding="ascii")
     encrypted = (path / "encrypted.key").read_text(encoding="ascii")
@@ -93,7 +92,7 @@ def test_client_certificate_settings_are_honoured(pem: Path) -> None:
     cfg = configure(
         certfile=pem / "first.crt",
         keyfile=pem / "first.key",
-        ca_certs=pem / "second.crt",
+        ca_certs=pem / "authority.pem",
         cert_reqs=ssl.CERT_REQUIRED,
         ciphers="ECDHE+AESGCM",
     )

@@ -6,13 +6,14 @@ import asyncio
 import contextlib
 import socket
 import ssl
-import subprocess
 import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
+
+import trustme
 
 from outrider.listener import Listener
 from outrider.runtime import ASGIApp, Runtime
@@ -269,16 +270,9 @@ class FakeLifespan:
 
 def make_certificate(directory: Path) -> ssl.SSLContext:
     """A server's TLS context with a new key and a certificate of its own."""
-    key, certificate = directory / "server.key", directory / "server.crt"
-    new_key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")
-    files = ("-keyout", str(key), "-out", str(certificate))
-    subprocess.run(
-        ["openssl", "req", "-x509", *new_key, *files, "-days", "2", "-subj", "/CN=localhost"],
-        check=True,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        timeout=60,
-    )
+    issued = trustme.CA().issue_cert("localhost")
+    pem = directory / "server.pem"
+    issued.private_key_and_cert_chain_pem.write_to_path(pem)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate, key)
+    context.load_cert_chain(pem)
     return context
