@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 from outrider.errors import Aborted
-from outrider.http_stream import HIGH_WATER
-from outrider_testing.fakes import Client, ManualLoop
+from outrider.forwarded import TrustedPeers
+from outrider.http1_response import WRITE_HIGH_WATER
+from outrider.http_stream import CLIENT_CLOSED_REQUEST, HIGH_WATER
+from outrider_testing.fakes import Client, DrivenApp, FakeObserver, ManualLoop, make_context, make_runtime
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 
@@ -96,3 +98,64 @@ def test_half_closed_client_that_is_gone_is_found(loop: ManualLoop, peers: tuple
     assert client.is_closed()
     loop.run_ready()
     assert client.runtime.half_closed == set()
+
+
+def congested_pipeline(loop: ManualLoop) -> Client:
+    """A client that asked twice and does not read: its second request waits for the first answer to be taken."""
+    client = Client.of(loop)
+    client.feed(GET + GET)
+    client.transport.congested = True
+    client.call.respond(bytes(2 * WRITE_HIGH_WATER))
+    assert len(client.calls) == 1
+    return client
+
+
+def test_half_closed_client_that_reads_late_gets_all_answers(loop: ManualLoop) -> None:
+    client = congested_pipeline(loop)
+    client.feed_eof()
+    assert not client.transport.closing
+    client.transport.congested = False
+    client.take(2 * WRITE_HIGH_WATER + 1024)
+    client.calls[1].respond(b"second")
+    assert [len(answer.body) for answer in client.answers()] == [2 * WRITE_HIGH_WATER, 6]
+
+
+def test_request_that_waits_on_a_lost_connection_never_starts(loop: ManualLoop) -> None:
+    client = congested_pipeline(loop)
+    client.lose()
+    assert len(client.calls) == 1
+
+
+def test_half_close_in_a_later_body_leaves_the_running_answer_its_time(loop: ManualLoop) -> None:
+    client = Client.of(loop, body_timeout=5)
+    client.feed(GET + b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nhalf")
+    client.feed_eof()
+    client.sweep(60)
+    client.call.respond(b"late")
+    assert [answer.body for answer in client.answers()] == [b"late"]
+
+
+@pytest.mark.parametrize("connection_is_lost", [True, False])
+def test_request_whose_client_leaves_counts_and_is_logged_once(loop: ManualLoop, connection_is_lost: bool) -> None:
+    client = Client.of(loop, disconnect_grace=0)
+    observer = client.runtime.observer = FakeObserver()
+    client.feed(GET)
+    if connection_is_lost:
+        client.lose()
+        ending = ("token", "/", CLIENT_CLOSED_REQUEST, (), 0)
+    else:
+        client.call.respond(b"ok")
+        ending = ("token", "/", 200, [(b"content-length", b"2")], 2)
+    loop.run_ready()
+    assert observer.events == [("started", "/"), ending]
+    assert client.runtime.counters.requests == 1
+
+
+def test_trusted_proxy_is_believed_on_each_request_of_a_connection(loop: ManualLoop) -> None:
+    runtime = make_runtime(loop, DrivenApp(loop), trusted_proxies=TrustedPeers.parse(["198.51.100.1"]))
+    client = Client(loop, make_context(runtime, client=("198.51.100.1", 4711), trusted_proxy=True))
+    request = b"GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 192.0.2.%d\r\n\r\n"
+    for number in (1, 1, 2):
+        client.feed(request % number)
+        client.calls[-1].respond()
+    assert [call.scope["client"] for call in client.calls] == [("192.0.2.1", 0), ("192.0.2.1", 0), ("192.0.2.2", 0)]

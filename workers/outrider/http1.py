@@ -7,7 +7,6 @@ there is no timer per request. How a response becomes bytes is in `http1_respons
 
 from __future__ import annotations
 
-import re
 import select
 import socket
 from collections import deque
@@ -17,7 +16,8 @@ from typing import TYPE_CHECKING, cast
 import httptools
 
 from outrider.http1_encoding import STATUS_LINES, HeaderPair, encode_fields
-from outrider.http1_head import METHODS, interpret
+from outrider.http1_head import interpret
+from outrider.http1_llhttp import bad_request, body_parser, is_odd
 from outrider.http1_response import FOREVER, WRITE_HIGH_WATER, Reading, ResponseWriter
 from outrider.http1_rules import BadRequest
 from outrider.http_stream import HIGH_WATER, HTTPStream, Response
@@ -38,9 +38,8 @@ MOST_FRAMING = 16384
 _IDLE, _HEAD, _BODY, _NOTHING = Reading
 _COMPLETE = Response.COMPLETE
 
-_UNDERSCORE, _TAB, _CR = b"_\t\r"
-_REQUEST_LINE = re.compile(rb"(?:\r\n)*([!#$%&'*+\-.^_`|~0-9A-Za-z]+) \S+ HTTP/\d\.\d\r\n")
 _PARSER_STOPS = (httptools.HttpParserError, httptools.HttpParserUpgrade)
+_CR = 0x0D
 _KEEPALIVE_PROBES = ((socket.TCP_KEEPIDLE, 15), (socket.TCP_KEEPINTVL, 15), (socket.TCP_KEEPCNT, 4))
 
 
@@ -112,11 +111,13 @@ class HTTP1Connection(ResponseWriter):
         if self._queue and self._queue[-1] is incomplete:
             self._queue.pop()
         self._reading = _NOTHING
-        if self._active is None or self._active is incomplete or self._context.scheme == "https":
+        answering = self._active if self._active is not incomplete else None
+        if (answering is None and not self._queue) or self._context.scheme == "https":
             self._close()
             return False
         self.deadline = FOREVER
-        self._active.disconnect(connection_lost=False)
+        if answering is not None:  # otherwise the next answer waits for the client to take the last one
+            answering.disconnect(connection_lost=False)
         sock = cast("socket.socket", self._transport.get_extra_info("socket"))
         if sock.family != socket.AF_UNIX:
             # Only TCP can find out whether a half-closed client still exists.
@@ -139,12 +140,12 @@ class HTTP1Connection(ResponseWriter):
         reading = self._reading
         if reading is _IDLE:
             if size <= self._config.short_head:
-                self._odd = self._later_odd = _is_odd(data)
+                self._odd = self._later_odd = is_odd(data)
             else:
                 # Only the first head is looked at; most often the rest is its body.
                 end = data.find(b"\r\n\r\n", 0, self._config.short_head)
                 # Empty lines may come before a head (RFC 9112 §2.2), and hide its end.
-                self._odd = end < 0 or data[0] <= _CR or _is_odd(data[: end + 2])
+                self._odd = end < 0 or data[0] <= _CR or is_odd(data[: end + 2])
                 self._later_odd = True
         elif reading is _NOTHING:
             self._discarded += size
@@ -174,7 +175,8 @@ class HTTP1Connection(ResponseWriter):
         while isinstance(stop, httptools.HttpParserUpgrade):
             data = memoryview(data)[stop.args[0] :]
             if self._unparsed_framing is not None:
-                self._read_upgrade_body(self._unparsed_framing)
+                framing, self._unparsed_framing = self._unparsed_framing, None
+                self._parser = body_parser(self, framing)
             try:
                 self._parser.feed_data(data)
             except _PARSER_STOPS as next_stop:
@@ -183,7 +185,7 @@ class HTTP1Connection(ResponseWriter):
                 return
         # Bytes after the last request that will be answered are no concern of ours.
         if self._reading is not _NOTHING:
-            self._refuse(_bad_request(stop, bytes(data)))
+            self._refuse(bad_request(stop, bytes(data)))
 
     def _feed_slices(self, data: bytes) -> None:
         """Feed a large read bit by bit, so that it can't fill the queue with thousands of small requests."""
@@ -427,11 +429,6 @@ class HTTP1Connection(ResponseWriter):
         self._unparsed_framing = b"".join(b"%b: %b\r\n" % pair for pair in framing)
         return flags & ~PERSISTENT & ~UPGRADE
 
-    def _read_upgrade_body(self, framing: bytes) -> None:
-        self._parser = httptools.HttpRequestParser(_BodyEvents(self))
-        self._unparsed_framing = None
-        self._parser.feed_data(b"POST / HTTP/1.1\r\nHost: body\r\n%b\r\n" % framing)
-
     def _refuse(self, error: BadRequest) -> None:
         """Answer with an error of our own once the requests before it are answered, and read no more."""
         self._runtime.log.warning("Refused a request from %s: %s", self.client, error)
@@ -483,40 +480,3 @@ class HTTP1Connection(ResponseWriter):
         self._update_reading()
         self._transport.write_eof()
         self.deadline = self._runtime.now + LINGER
-
-
-class _BodyEvents:
-    """Callbacks of a parser that reads only a body, its head having been parsed by another."""
-
-    __slots__ = ("on_body", "on_message_complete")
-
-    def __init__(self, connection: HTTP1Connection) -> None:
-        self.on_body = connection.on_body
-        self.on_message_complete = connection.on_message_complete
-
-
-def _is_odd(head: bytes) -> bool:
-    """Whether a name may hold an underscore or a value end in white space: then `interpret` looks at each field."""
-    # Single bytes by number, because `in` is several times slower for a byte string.
-    return _UNDERSCORE in head or _TAB in head or head.find(b" \r\n") >= 0
-
-
-def _bad_request(error: Exception, data: bytes) -> BadRequest:
-    """The refusal that a parser error stands for.
-
-    Raises:
-        BaseException: whatever a callback of ours raised by mistake.
-    """
-    if isinstance(error, httptools.HttpParserCallbackError):
-        cause = error.__context__
-        if isinstance(cause, BadRequest):
-            return cause
-        raise cause or error
-    if isinstance(error, httptools.HttpParserInvalidMethodError):
-        line = _REQUEST_LINE.match(data)
-        # A method that is known began `data`: the parser stopped at a later request.
-        if line is not None and line[1] not in METHODS:
-            return BadRequest(501, "an unknown method")
-    if str(error) == "Invalid HTTP version":
-        return BadRequest(505, "an HTTP version other than 1.0 and 1.1")
-    return BadRequest(400, str(error))

@@ -26,6 +26,7 @@ _NOT_HTTP = frozenset(
     b"CONNECT SOURCE DESCRIBE ANNOUNCE SETUP PLAY PAUSE TEARDOWN GET_PARAMETER SET_PARAMETER REDIRECT RECORD "
     b"FLUSH".split()
 )
+_ASGI = {"version": "3.0", "spec_version": "2.5"}
 _known_target = rules.known_targets.get
 _known_hosts = rules.known_hosts
 _LINE_FRAME = len("  HTTP/1.1")
@@ -79,7 +80,7 @@ def interpret(
     if config.root_path and url != b"*":
         path = config.root_path + path
         raw_path = config.root_path.encode() + raw_path
-    scope["asgi"] = {"version": "3.0", "spec_version": "2.5"}
+    scope["asgi"] = _ASGI.copy()
     scope["path"] = path
     scope["raw_path"] = raw_path
     scope["query_string"] = query_string

@@ -119,7 +119,8 @@ class ResponseWriter(asyncio.Protocol):
             lines.append(b"connection: close\r\n" if self._closing else b"connection: keep-alive\r\n")
         ending = runtime.default_headers.endings[given]
         if len(body) <= JOINED_BODY:
-            data = b"".join((STATUS_LINES[status], *lines, ending, body))
+            lines += (ending, body)
+            data = STATUS_LINES[status] + b"".join(lines)
             runtime.counters.bytes_out += len(data)
             self._transport.write(data)
         else:

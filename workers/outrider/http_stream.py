@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from outrider.runtime import Message, Runtime, Scope
 
 HIGH_WATER = 65536
+# What the access log shows for a client that left before there was a status; nginx's number, in no registry.
+CLIENT_CLOSED_REQUEST = 499
 
 
 class ClientDisconnected(OSError):
@@ -277,8 +279,18 @@ class HTTPStream:
             self._fail("Exception in ASGI application", error)
         finally:
             runtime.streams.discard(self)
+            if self.response is not _COMPLETE and self.response is not _CUT:
+                self._account_for_disconnect()
             if runtime.draining:
                 runtime.on_change()
+
+    def _account_for_disconnect(self) -> None:
+        """The client left before its response was complete: this exchange counts and is logged like any other."""
+        if self.response is _PENDING:
+            self._status = CLIENT_CLOSED_REQUEST
+            self._headers = ()
+        self.response = _CUT
+        self._account()
 
     def _fail(self, reason: str, error: BaseException | None = None, *, status: int = 500) -> None:
         """Answer with an error, or cut the connection where the response has begun, so that the client can tell."""
@@ -299,11 +311,18 @@ class HTTPStream:
             self._complete()
         elif self.response is _STREAMING:
             self.response = _CUT
-            self._observe()
+            self._account()
             self._wire.cut(self)
 
     def _complete(self) -> None:
         self.response = _COMPLETE
+        self._account()
+        if self._waiter is not None:
+            self._wake()
+        self._wire.response_complete(self)
+
+    def _account(self) -> None:
+        """Count the exchange, and tell whoever watches; once, at its end."""
         runtime = self._runtime
         counters = runtime.counters
         counters.requests += 1
@@ -311,14 +330,7 @@ class HTTPStream:
             runtime.on_max_requests()
         if self._status >= 500:
             counters.errors_5xx += 1
-        if runtime.observer is not None:
-            self._observe()
-        if self._waiter is not None:
-            self._wake()
-        self._wire.response_complete(self)
-
-    def _observe(self) -> None:
-        observer = self._runtime.observer
+        observer = runtime.observer
         if observer is not None and self._token is not None:  # None: it raised on the start
             observer.finished(self._token, self.scope, self._status, self._headers, self.sent)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from gunicorn.config import PostRequest, PreRequest
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from outrider.runtime import Scope
+
+_BODILESS = (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED)
 
 
 class Observer:
@@ -38,6 +41,8 @@ class Observer:
 
     def finished(self, started_ns: int, scope: Scope, status: int, headers: Sequence[Any], sent: int) -> None:
         """Write the access log and run post_request."""
+        if scope["method"] == "HEAD" or status in _BODILESS:
+            sent = 0  # whatever the application sent, the client got none of it
         if self._access_log is not None:
             self._access_log.write(scope, status, headers, sent, started_ns, time.monotonic_ns())
         if self._post_request is not None:

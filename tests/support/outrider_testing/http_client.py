@@ -168,6 +168,15 @@ class HTTPConnection:
         except ConnectionError:
             return True
 
+    def has_received(self, wait: float) -> bool:
+        """Tell whether anything arrives, an end included, within `wait` seconds."""
+        self._sock.settimeout(wait)
+        try:
+            self._receive()
+        except TimeoutError:
+            return False
+        return True
+
     def _receive(self) -> bytes:
         data = self._sock.recv(1 << 16)
         self._buffer += data
