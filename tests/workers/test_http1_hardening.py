@@ -140,6 +140,7 @@ def test_request_whose_client_leaves_counts_and_is_logged_once(loop: ManualLoop,
     client = Client.of(loop, disconnect_grace=0)
     observer = client.runtime.observer = FakeObserver()
     client.feed(GET)
+    ending: tuple[Any, ...]
     if connection_is_lost:
         client.lose()
         ending = ("token", "/", CLIENT_CLOSED_REQUEST, (), 0)

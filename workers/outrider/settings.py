@@ -71,8 +71,8 @@ class OutriderSettings:
         30.0,
         check.seconds,
         Flag("--body-timeout", "SECONDS"),
-        "Longest pause between two pieces of a request body while the application waits for more. 0 switches it off, and "
-        "`min_body_rate` for requests with it.",
+        "Longest pause between two pieces of a request body while the application waits for more. "
+        "0 switches it off, and `min_body_rate` for requests with it.",
     )
     min_body_rate: int = _setting(
         240,
