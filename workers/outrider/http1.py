@@ -21,7 +21,7 @@ from outrider.http1_llhttp import bad_request, body_parser, is_odd
 from outrider.http1_response import FOREVER, WRITE_HIGH_WATER, Reading, ResponseWriter
 from outrider.http1_rules import BadRequest
 from outrider.http_stream import HIGH_WATER, HTTPStream, Response
-from outrider.runtime import EXPECTS_CONTINUE, PERSISTENT, UPGRADE
+from outrider.runtime import EXPECTS_CONTINUE, PERSISTENT, UPGRADE, name_peer
 
 if TYPE_CHECKING:
     import asyncio
@@ -431,7 +431,7 @@ class HTTP1Connection(ResponseWriter):
 
     def _refuse(self, error: BadRequest) -> None:
         """Answer with an error of our own once the requests before it are answered, and read no more."""
-        self._runtime.log.warning("Refused a request from %s: %s", self.client, error)
+        self._runtime.log.warning("Refused a request from %s: %s", name_peer(self.client), error)
         stream, self._receiving = self._receiving, None
         self._reading = _NOTHING
         self._headers = []

@@ -13,7 +13,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, cast
 
 from outrider.http1_encoding import STATUS_LINES, EncodedFields, InvalidResponse, encode_fields
-from outrider.runtime import HEAD, HTTP10, PERSISTENT
+from outrider.runtime import HEAD, HTTP10, PERSISTENT, name_peer
 
 if TYPE_CHECKING:
     from outrider.http_stream import HTTPStream
@@ -211,7 +211,7 @@ class ResponseWriter(asyncio.Protocol):
             return
         holds = self._transport.get_write_buffer_size()
         if held - holds < max(1, self._config.min_body_rate * window):
-            self._runtime.log.info("Client %s does not read its response: aborted", self.client)
+            self._runtime.log.info("Client %s does not read its response: aborted", name_peer(self.client))
             self.abort()
         else:
             self._stall_mark = (now, holds)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from outrider.http1 import HTTP1Connection
 from outrider.http1_head import FORWARDED_FOR, NOTABLE
 from outrider.proxy_protocol import NotProxy, ProxyHeader, ProxyMode, ProxyProtocolError, parse
-from outrider.runtime import ConnectionContext
+from outrider.runtime import ConnectionContext, name_peer
 from outrider.scoreboard import Field
 
 if TYPE_CHECKING:
@@ -186,7 +186,7 @@ class Listener:
                 client = await read_proxy_header(sock, runtime.config.proxy_protocol)
         except (OSError, ProxyProtocolError) as error:
             reason = str(error) or "no PROXY header came in time"
-            runtime.log.warning("Connection from %s closed: %s", _name(peer), reason)
+            runtime.log.warning("Connection from %s closed: %s", name_peer(peer), reason)
             sock.close()
             runtime.opening -= 1
             runtime.on_change()
@@ -218,7 +218,7 @@ class Listener:
                 lambda: connection, sock, ssl=self._tls, ssl_handshake_timeout=self._handshake_timeout
             )
         except OSError as error:  # ssl.SSLError and TimeoutError are such
-            self._runtime.log.debug("Connection from %s not opened: %s", _name(connection.client), error)
+            self._runtime.log.debug("Connection from %s not opened: %s", name_peer(connection.client), error)
             sock.close()
             connection.connection_lost(None)
 
@@ -273,7 +273,3 @@ def _describe(sock: socket.socket, tls: ssl.SSLContext | None) -> tuple[str, End
         is_wildcard = name[0] in ("0.0.0.0", "::")  # noqa: S104  # compared with, not bound to
         return scheme, None if is_wildcard else (name[0], name[1])
     return scheme, (name if isinstance(name, str) else name.decode("utf-8", "replace"), None)
-
-
-def _name(client: Address | None) -> str:
-    return f"{client[0]}:{client[1]}" if client else "a unix socket"

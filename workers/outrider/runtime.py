@@ -160,7 +160,7 @@ class Runtime:
         """The requests in flight, one line each: for the logs of a worker that hangs or ends."""
         now = time.monotonic()
         return [
-            f"{stream.scope['method']} {stream.scope['path']} from {_name(stream.scope['client'])}, "
+            f"{stream.scope['method']} {stream.scope['path']} from {name_peer(stream.scope['client'])}, "
             f"{now - stream.started_at:.1f} s"
             for stream in self.streams.copy()
         ]
@@ -178,7 +178,8 @@ class Runtime:
             self.spawn = partial(asyncio.Task, loop=loop, name="request")
 
 
-def _name(client: Address | None) -> str:
+def name_peer(client: Address | None) -> str:
+    """How a log names a client."""
     return f"{client[0]}:{client[1]}" if client else "a unix socket"
 
 
