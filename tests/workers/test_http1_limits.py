@@ -18,7 +18,7 @@ def assert_refused(client: Client, status: int) -> None:
     assert client.statuses == [status]
     assert client.answer().closes
     assert client.is_closed()
-    assert client.log.messages("warning")[0].startswith("Refused a request from ('192.0.2.7', 54321): ")
+    assert client.log.messages("warning")[0].startswith("Refused a request from 192.0.2.7:54321: ")
 
 
 # -- sizes
