@@ -71,6 +71,7 @@ class UvicornWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
         self._runtime: Runtime | None = None
         self._is_quick = False
         self._has_owner = False
+        self._is_orphaned = False
         self._end_by = 0.0
 
     @classmethod
@@ -228,6 +229,7 @@ class UvicornWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
     def handle_abort(self, sig: int, frame: FrameType | None) -> None:
         """gunicorn: SIGABRT, sent when the heartbeat failed. Runs even where the loop is blocked in Python code."""
         self.alive = False
+        signal.signal(signal.SIGABRT, self._ignore_signal)  # one dump at a time
         self.log.critical(
             "Worker aborted (pid: %s). Requests in flight:\n%s\n%s",
             self.pid,
@@ -332,8 +334,10 @@ class UvicornWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
             self._request_drain()
 
     def _abort_if_orphaned(self, silent: float) -> None:
-        """In the watchdog's thread: do what the master would, were it still there, about a loop that hangs."""
-        if silent > (self.timeout * 2 or self._config.graceful_timeout) and os.getppid() != self.ppid:
+        """In the watchdog's thread: do what the master would, were it still there, about a loop that hangs; once."""
+        limit = self.timeout * 2 or self._config.graceful_timeout
+        if silent > limit and not self._is_orphaned and os.getppid() != self.ppid:
+            self._is_orphaned = True
             self._watchdog.expire_at(time.monotonic(), _abort)
 
     def _note_stop(self) -> None:
