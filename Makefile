@@ -13,7 +13,7 @@ VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2
 # One stamp per Python version: another PYTHON makes the environment anew.
 MADE := $(VENV)/.made-$(VERSION)
 INSTALL = $(BIN)/python -m pip -qq --disable-pip-version-check install
-SOURCES := workers tests deploy/examples .ci
+SOURCES := supervisor workers tests deploy/examples .ci
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -70,7 +70,7 @@ dist: $(VENV)/.lint ## build wheel and sdist into dist/
 clean: ## remove what make has made
 	@rm -rf dist htmlcov .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	@! ls $(VENV)/.made-* >/dev/null 2>&1 || rm -rf $(VENV)
-	@find workers tests deploy .ci -name __pycache__ -prune -exec rm -rf {} +
+	@find $(SOURCES) -name __pycache__ -prune -exec rm -rf {} +
 
 $(MADE):
 	@$(PYTHON) -c '' 2>/dev/null || { \

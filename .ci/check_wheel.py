@@ -48,12 +48,12 @@ class UnixConnection(http.client.HTTPConnection):
 
 
 def check_contents(wheel: Path) -> None:
-    """Refuse a wheel with anything but the package, its type marker and its metadata."""
+    """Refuse a wheel with anything but the packages, their type markers and the metadata."""
     names = zipfile.ZipFile(wheel).namelist()
-    strangers = [name for name in names if not re.match(r"outrider/|outrider-[^/]+\.dist-info/", name)]
+    strangers = [name for name in names if not re.match(r"outrider/|outrider_supervisor/|outrider-[^/]+\.dist-info/", name)]
     if strangers:
         sys.exit(f"{wheel.name} holds files that do not belong there: {', '.join(strangers)}")
-    for wanted in ("outrider/py.typed", "dist-info/licenses/LICENSE"):
+    for wanted in ("outrider/py.typed", "outrider_supervisor/py.typed", "dist-info/licenses/LICENSE"):
         if not any(name.endswith(wanted) for name in names):
             sys.exit(f"{wheel.name} has no {wanted}")
 

@@ -1,0 +1,248 @@
+"""The `outrider` command: starts the supervisor, or is the client of one that runs.
+
+A client imports neither gunicorn nor asyncio: it must answer at once, also where the machine is busy.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from enum import IntEnum
+from typing import Any, NamedTuple, cast
+
+from outrider import __version__
+from outrider.errors import ConfigurationError
+from outrider_supervisor import control_commands as commands
+from outrider_supervisor.client import ClientError, ControlClient
+from outrider_supervisor.paths import find_socket
+from outrider_supervisor.progress import Console
+from outrider_supervisor.service import Service
+from outrider_supervisor.status import STATUS_VERSION, Status
+from outrider_supervisor.status_view import render_status
+from outrider_supervisor.text_format import format_address, plain
+
+
+class Exit(IntEnum):
+    """Exit statuses; docs/supervisor.md lists them."""
+
+    DONE = 0
+    FAILED = 1
+    USAGE = 2
+    UNREACHABLE = 3
+    SUPERSEDED = 4
+    INTERRUPTED = 130
+
+
+DESCRIPTION = "Serve Python web applications, and reload, scale and stop them without losing a request."
+EPILOG = """\
+exit status:
+  0  done
+  1  the operation failed: it was refused or rolled back, or the configuration can't be used
+  2  the command line is wrong
+  3  no supervisor was reached, or it went away
+  4  a newer operation of the same kind took its place
+
+`outrider run --help` shows the options of `run` and `check`.
+"""
+
+
+class _Started(NamedTuple):
+    """A command that takes gunicorn's options: everything after its name is for gunicorn's parser."""
+
+    start: Callable[[Sequence[str]], int]
+    help: str
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; the exit status."""
+    argv = sys.argv[1:] if argv is None else argv
+    if argv and argv[0] in _STARTED:
+        return _start(argv[0], argv[1:])
+    options = _parser().parse_args(argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # names and log lines need not be of the terminal's character set
+    try:
+        path = find_socket(options.name, os.environ, os.getuid())
+        client = ControlClient(path)
+        if options.command == "status":
+            return _show_status(client, as_json=options.json)
+        return _follow(client, options.command, _command_of(options))
+    except (ClientError, ConfigurationError) as error:
+        _complain(str(error))
+        return Exit.UNREACHABLE
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "outrider", description=DESCRIPTION, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--version", action="version", version=f"outrider {__version__}")
+    add = parser.add_subparsers(dest="command", metavar="COMMAND", required=True).add_parser
+    name = argparse.ArgumentParser(add_help=False)
+    name.add_argument("--name", help="the instance's name (proc_name); needed only where several run")
+    for command, started in _STARTED.items():
+        add(command, help=started.help, add_help=False)
+
+    status = add("status", parents=[name], help="show generations, workers and the latest events")
+    status.add_argument("--json", action="store_true", help="as JSON; docs/supervisor.md explains it")
+    reload_ = add("reload", parents=[name], help="start the code and configuration anew, and take over if they serve")
+    reload_.add_argument("--no-canary", dest="canary", action="store_false", help="do not watch a first worker before")
+    stop = add("stop", parents=[name], help="end the service when its requests are answered")
+    stop.add_argument("--fast", action="store_true", help="at once: requests in flight are cut")
+    scale = add("scale", parents=[name], help="change the number of workers, also for later reloads")
+    scale.add_argument("workers", type=_positive, metavar="N")
+    recycle = add("recycle", parents=[name], help="replace workers by new ones")
+    which = recycle.add_mutually_exclusive_group(required=True)
+    which.add_argument("pid", type=_positive, nargs="?", metavar="PID")
+    which.add_argument("--all", action="store_true", help="one after the other")
+    dump = add("dump", parents=[name], help="show what a worker is doing: stacks, tasks, requests")
+    dump.add_argument("pid", type=_positive, metavar="PID")
+    add("upgrade", parents=[name], help="replace the supervisor by its installed version, in place")
+    return parser
+
+
+def _positive(text: str) -> int:
+    try:
+        number = int(text)
+    except ValueError:
+        number = 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: a whole number from 1 is needed")
+    return number
+
+
+def _command_of(options: argparse.Namespace) -> commands.Command:
+    match options.command:
+        case "reload":
+            return commands.Reload(options.canary)
+        case "stop":
+            return commands.StopService(options.fast)
+        case "scale":
+            return commands.Scale(options.workers)
+        case "recycle":
+            return commands.Recycle(0 if options.all else options.pid)
+        case "dump":
+            return commands.Dump(options.pid)
+        case _:
+            return commands.Upgrade()
+
+
+# -- clients
+
+
+def _show_status(client: ControlClient, *, as_json: bool) -> int:
+    console = Console(sys.stdout)
+    status = client.status()
+    if as_json:
+        console.say(json.dumps(status, indent=2))
+        return Exit.DONE
+    version = status.get("status_version")
+    if version != STATUS_VERSION:
+        _complain(f"the supervisor's status has version {version}, this command knows {STATUS_VERSION}; use --json")
+        return Exit.FAILED
+    console.say(render_status(cast("Status", status), time.time(), colour=console.has_colour))
+    return Exit.DONE
+
+
+def _follow(client: ControlClient, name: str, command: commands.Command) -> int:
+    """Show how the operation goes until it is over."""
+    console = Console(sys.stdout)
+    outcome = None
+    try:
+        for line in client.run(command):
+            if "progress" in line:
+                console.progress(line["progress"])
+            else:
+                outcome = line
+    except KeyboardInterrupt:
+        console.clear()
+        _complain(f"the {name} goes on in the supervisor; `outrider status` shows it")
+        return Exit.INTERRUPTED
+    except ClientError:
+        console.clear()
+        raise
+    if outcome is None:
+        console.clear()
+        raise ClientError(f"the supervisor ended before the {name} did")
+    return _conclude(console, name, outcome)
+
+
+def _conclude(console: Console, name: str, outcome: dict[str, Any]) -> int:
+    details = outcome.get("details", "").strip("\n")
+    if outcome["ok"]:
+        console.say(plain(outcome["message"]))
+        if details:
+            console.say(plain(details))
+        return Exit.DONE
+    console.clear()
+    _complain(f"{name}: {outcome['message']}")
+    if details:
+        _complain(details, prefix="")
+    return Exit.SUPERSEDED if outcome["code"] == "superseded" else Exit.FAILED
+
+
+def _complain(text: str, prefix: str = "outrider: ") -> None:
+    try:
+        print(prefix + plain(text), file=sys.stderr, flush=True)
+    except OSError:
+        return  # nobody is there to read it
+
+
+# -- commands that take gunicorn's options
+
+
+def _start(name: str, argv: Sequence[str]) -> int:
+    options = argv[: argv.index("--")] if "--" in argv else argv
+    if {"-h", "--help", "-v", "--version"}.intersection(options):
+        # Clients do without gunicorn.
+        from outrider_supervisor.application import ConfigurationFailed, OutriderApplication  # noqa: PLC0415  # as above
+
+        try:
+            OutriderApplication(options, prog=f"outrider {name}")  # ends with SystemExit
+        except ConfigurationFailed as error:
+            error.exit()
+    return _STARTED[name].start(argv)
+
+
+def _run(argv: Sequence[str]) -> int:
+    from outrider_supervisor import supervisor  # noqa: PLC0415  # as above
+
+    return supervisor.run(argv)
+
+
+def _check(argv: Sequence[str]) -> int:
+    command = [sys.executable, "-m", "outrider_supervisor.read_config", "--import", *argv]
+    try:
+        child = subprocess.run(command, stdout=subprocess.PIPE, check=False)  # noqa: S603  # our own module
+    except KeyboardInterrupt:
+        return Exit.INTERRUPTED
+    if child.returncode < 0:
+        _complain(f"the application ended the process that imported it (signal {-child.returncode})")
+    if child.returncode != 0:
+        return Exit.FAILED
+    if not child.stdout:
+        _complain("the application ended the process that imported it (os._exit)")
+        return Exit.FAILED
+    service = Service.from_json(child.stdout.decode())
+    for note in service.notes:
+        _complain(note, prefix="note: ")
+    workers = f"{service.workers} worker{'' if service.workers == 1 else 's'}"
+    addresses = ", ".join(format_address(each) for each in service.addresses)
+    Console(sys.stdout).say(f"ok: {service.application}, {workers}, {addresses}")
+    return Exit.DONE
+
+
+_STARTED = {
+    "run": _Started(_run, "serve an application: `outrider run [gunicorn options] APP`"),
+    "check": _Started(_check, "read the configuration and import the application, as `run` would"),
+}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,267 @@
+"""The control socket: HTTP/1.1 on a unix socket that only its owner and root may talk to, served by our own server.
+
+The directory is private, the socket has mode 0600 from the moment it exists, and the peer's credentials are looked
+at for each connection. While a supervisor binds it holds a lock on the directory, so of two that start at once under
+one name one wins, and the other is told who runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import fcntl
+import os
+import socket
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from outrider.config import ServerConfig
+from outrider.errors import ConfigurationError
+from outrider.forwarded import TrustedPeers
+from outrider.http1_encoding import DefaultHeaders
+from outrider.lifespan import Lifespan
+from outrider.runtime import ASGIApp, Log, Runtime
+from outrider.scoreboard import Scoreboard
+from outrider.server import Hooks, Server, Stop
+from outrider_supervisor.paths import Directory, socket_in
+from outrider_supervisor.unix_sockets import (
+    Identity,
+    NotASocket,
+    identify,
+    peer_credentials,
+    remove_stale,
+    unlink_if_same,
+)
+
+TICK = 0.25
+BACKLOG = 64
+LOCK_PATIENCE = 2.0
+"""Seconds to wait for another supervisor that binds in the same directory."""
+_LOCK_RETRY = 0.05
+_PRIVATE_UMASK = 0o177
+_NOBODY = TrustedPeers(())
+
+CONFIG = ServerConfig(
+    keepalive=0,  # a connection for each request: nothing idle is left to wait for when the supervisor ends
+    worker_connections=64,
+    graceful_timeout=2.0,
+    disconnect_grace=0,
+    limit_request_line=4094,
+    limit_request_fields=100,
+    limit_request_field_size=8190,
+    root_path="",
+    trusted_proxies=_NOBODY,
+    secure_scheme_headers={},
+    forwarder_headers=frozenset(),
+    header_map="drop",
+    proxy_protocol="off",
+    proxy_allowed=_NOBODY,
+    header_timeout=5.0,
+    body_timeout=5.0,
+    min_body_rate=0,
+    write_timeout=30.0,
+    drain_linger=0.1,
+    limit_concurrency=0,
+    accept_gate=False,
+    reset_contextvars=False,
+)
+
+
+class OwnersSocket(socket.socket):
+    """A listening unix socket that lets in its own user and root."""
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        """Accept a connection.
+
+        Raises:
+            ConnectionAbortedError: it was a stranger's, and is closed. The server takes it as one that has gone.
+        """
+        connection, address = super().accept()
+        _, uid, _ = peer_credentials(connection)
+        if uid not in (0, os.geteuid()):
+            connection.close()
+            raise ConnectionAbortedError(errno.ECONNABORTED, f"uid {uid} may not use the control socket")
+        return connection, address
+
+
+class ControlServer:
+    """Serves `app` on the control socket of one instance, within the running loop."""
+
+    def __init__(
+        self,
+        directory: Directory,
+        name: str,
+        app: ASGIApp,
+        log: Log,
+        pause: Callable[[float], Awaitable[object]] = asyncio.sleep,
+    ) -> None:
+        """Prepare; nothing is opened yet.
+
+        Args:
+            directory: where, the first of `paths.directories`.
+            name: of the instance.
+            app: an ASGI application without a lifespan.
+            log: of the server.
+            pause: waits for so many seconds.
+
+        Raises:
+            ConfigurationError: an instance can't have this name there.
+        """
+        self.path = socket_in(directory, name)
+        self._directory = directory
+        self._name = name
+        self._app = app
+        self._log = log
+        self._pause = pause
+        self._socket: socket.socket | None = None
+        self._identity: Identity | None = None
+        self._server: Server | None = None
+        self._serving: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Bind, unless the socket is open already (`from_state`, `suspend`), and serve.
+
+        Raises:
+            ConfigurationError: another supervisor of this name runs, or the socket can't be made here.
+        """
+        if self._socket is None:
+            self._socket = await self._bind()
+        loop = asyncio.get_running_loop()
+        headers = DefaultHeaders(server=True, date=True, extra=())
+        runtime = Runtime(loop, self._app, CONFIG, self._log, headers)
+        self._server = Server(
+            runtime,
+            # A copy, which the server closes as it ends; the queue of the socket stays.
+            [OwnersSocket(fileno=os.dup(self._socket.fileno()))],
+            None,
+            Scoreboard.anonymous(rows=1).claim(),
+            Lifespan(self._app, "off", self._log, runtime.state),
+            Hooks(tick=_nothing, expect_end_by=_nothing),
+            TICK,
+        )
+        self._serving = loop.create_task(self._server.serve(""), name="control socket")
+
+    async def suspend(self) -> None:
+        """Finish the responses that have begun (at most `graceful_timeout` of `CONFIG`) and accept no more.
+
+        Who connects from now on waits in the queue, for the next `start` here or in the program that replaces this
+        one (`to_state`).
+        """
+        serving, self._serving = self._serving, None
+        if serving is not None and self._server is not None:
+            self._server.stop(Stop.DRAIN)
+            await serving
+
+    async def close(self) -> None:
+        """Finish the responses that have begun, then remove the socket, unless it is another's by now."""
+        # Nobody shall find it, and wait for an answer, while the last ones are given.
+        unlink_if_same(self.path, self._identity)
+        await self.suspend()
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+    # -- over an execve
+
+    def to_state(self) -> dict[str, Any]:
+        """What `from_state` needs in the program that replaces this one; plain data for JSON.
+
+        Raises:
+            RuntimeError: it has not been started.
+        """
+        if self._socket is None:
+            raise RuntimeError("the control socket is not open")
+        return {
+            "directory": str(self._directory.path),
+            "managed": self._directory.managed,
+            "name": self._name,
+            "descriptor": self._socket.fileno(),
+            "identity": self._identity,
+        }
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any], app: ASGIApp, log: Log) -> ControlServer:
+        """Take over the control socket of the program that this one replaces; it is close-on-exec again.
+
+        Raises:
+            ConfigurationError: the descriptor is no socket.
+        """
+        server = cls(Directory(Path(state["directory"]), state["managed"]), state["name"], app, log)
+        try:
+            server._socket = socket.socket(fileno=state["descriptor"])
+            server._socket.set_inheritable(False)
+        except OSError as error:
+            raise ConfigurationError(f"control socket: descriptor {state['descriptor']}: {error.strerror}") from error
+        server._identity = tuple(state["identity"]) if state["identity"] else None
+        return server
+
+    def set_inheritable(self, inheritable: bool) -> None:
+        """Let the socket survive an execve(2), or not any more."""
+        if self._socket is not None:
+            self._socket.set_inheritable(inheritable)
+
+    # -- binding
+
+    async def _bind(self) -> socket.socket:
+        descriptor = self._directory.open(os.geteuid())
+        try:
+            await self._lock(descriptor)
+            return self._bind_alone()
+        finally:
+            os.close(descriptor)  # and unlock
+
+    async def _lock(self, descriptor: int) -> None:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + LOCK_PATIENCE
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if loop.time() >= deadline:
+                    raise ConfigurationError(
+                        f"control socket: another process holds the lock on {self._directory.path}; try again"
+                    ) from None
+                await self._pause(_LOCK_RETRY)
+            else:
+                return
+
+    def _bind_alone(self) -> socket.socket:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            owner = remove_stale(self.path)
+            if owner is not None:
+                who = f" (pid {owner})" if owner else ""
+                raise ConfigurationError(  # noqa: TRY301  # the socket is closed below
+                    f"another supervisor named {self._name} is running{who}; stop it, or choose another --name"
+                )
+            with _umask(_PRIVATE_UMASK):
+                sock.bind(str(self.path))
+            self._identity = identify(self.path)
+            sock.listen(BACKLOG)
+        except NotASocket as error:
+            sock.close()
+            raise ConfigurationError(
+                f"control socket: {self.path} exists and is no socket; remove it, or choose another --name"
+            ) from error
+        except OSError as error:
+            sock.close()
+            raise ConfigurationError(f"control socket: can't bind {self.path} ({error.strerror})") from error
+        except ConfigurationError:
+            sock.close()
+            raise
+        return sock
+
+
+@contextlib.contextmanager
+def _umask(mask: int) -> Iterator[None]:
+    before = os.umask(mask)
+    try:
+        yield
+    finally:
+        os.umask(before)
+
+
+def _nothing(_until: float = 0.0) -> None:
+    """The control socket needs neither a heartbeat nor a watchdog."""

@@ -1,0 +1,137 @@
+"""The generations there are, and the actions that concern one of them."""
+
+from __future__ import annotations
+
+from outrider_supervisor import actions
+from outrider_supervisor.actions import Action, Code, Finish, Level, Progress, Tell
+from outrider_supervisor.generation import Generation, GenerationState, WorkerState
+from outrider_supervisor.messages import SetTarget, Stop
+from outrider_supervisor.service import Service
+
+KILL_AFTER = 5.0
+"""Seconds beyond `graceful_timeout` after which what is left of a generation is killed by the supervisor itself."""
+FAST_STOP = 4.0
+"""Seconds for a fast stop, likewise."""
+
+
+class Outbox:
+    """Actions in the order in which they are to be done."""
+
+    def __init__(self) -> None:
+        self._actions: list[Action] = []
+
+    def act(self, action: Action) -> None:
+        """Have this done."""
+        self._actions.append(action)
+
+    def log(self, level: Level, text: str, operation: int = 0) -> None:
+        """Log a decision, and tell it to who waits for the operation."""
+        self.act(actions.Log(level, text))
+        if operation:
+            self.act(Progress(operation, text))
+
+    def finish(self, operation: int, code: Code, message: str, generation: int = 0, blamed: int = 0) -> None:
+        """Tell who waits for the operation that it is over."""
+        if operation:
+            self.act(Finish(operation, code, message, generation, blamed))
+
+    def take(self) -> list[Action]:
+        """What is to be done; from now on nothing."""
+        taken, self._actions = self._actions, []
+        return taken
+
+
+class Fleet:
+    """All generations by number, oldest first."""
+
+    def __init__(self, outbox: Outbox) -> None:
+        self.generations: dict[int, Generation] = {}
+        self.last_number = 0
+        self._outbox = outbox
+        self._told: dict[int, int] = {}
+
+    @property
+    def capacity(self) -> int:
+        """How many workers serve."""
+        return sum(generation.ready for generation in self.generations.values())
+
+    def make(self, service: Service, now: float) -> Generation:
+        """A new generation, of which nothing has been started yet."""
+        self.last_number += 1
+        generation = Generation(self.last_number, service, GenerationState.STARTING, 0, now)
+        self.generations[generation.number] = generation
+        return generation
+
+    def adopt(self, generation: Generation) -> None:
+        """A generation that another supervisor has started."""
+        self.generations[generation.number] = generation
+        self._told[generation.number] = generation.target
+
+    def start_master(self, generation: Generation) -> None:
+        """Start it with the workers it is to have at first."""
+        self._told[generation.number] = generation.target
+        self._outbox.act(actions.StartMaster(generation.number, generation.service, generation.target))
+
+    def tell_targets(self, now: float) -> None:
+        """Tell each master the target that has changed; where there is none, retire who is too many."""
+        for number, generation in list(self.generations.items()):
+            if generation.state is GenerationState.RETIRING:
+                continue
+            if not generation.has_master:
+                if generation.target < generation.kept:
+                    self.retire_orphans(generation, generation.target, now)
+            elif self._told.get(number) != generation.target:
+                self._told[number] = generation.target
+                self._outbox.act(Tell(number, SetTarget(generation.target)))
+
+    def stop(self, generation: Generation, now: float, *, fast: bool) -> None:
+        """End a generation; repeated, only to do it faster."""
+        is_first = generation.state is not GenerationState.RETIRING
+        generation.state = GenerationState.RETIRING
+        generation.target = 0
+        kill_at = now + (FAST_STOP if fast else generation.service.graceful_timeout + KILL_AFTER)
+        generation.kill_at = min(kill_at, generation.kill_at or kill_at)
+        if not generation.has_master:
+            self.retire_orphans(generation, 0, now)
+        elif is_first or fast:
+            self._outbox.act(Tell(generation.number, Stop(fast)))
+
+    def retire_orphans(self, generation: Generation, keep: int, now: float) -> None:
+        """Retire workers that have no master, the oldest first."""
+        kept = [worker for worker in generation.workers.values() if worker.state is not WorkerState.RETIRING]
+        for worker in kept[: max(0, len(kept) - keep)]:
+            self.retire(generation, worker.pid, now)
+        self._drop_if_over(generation)
+
+    def retire(self, generation: Generation, pid: int, now: float) -> None:
+        """Tell one worker to go, past its master."""
+        worker = generation.workers[pid]
+        worker.state = WorkerState.RETIRING
+        worker.retired_at = now
+        self._outbox.act(actions.Retire(pid))
+
+    def kill_overdue(self, now: float) -> None:
+        """Kill what is left of generations that should have ended."""
+        for generation in self.generations.values():
+            if generation.kill_at is not None and now >= generation.kill_at:
+                generation.kill_at = now + KILL_AFTER
+                self._outbox.log(Level.WARNING, f"generation {generation.number}: killing what did not end in time")
+                self._outbox.act(actions.Kill(generation.number, tuple(generation.workers)))
+
+    def lose_master(self, generation: Generation) -> None:
+        """Its master is gone; of its workers those remain of which the kernel has not said so, too."""
+        generation.has_master = False
+        for pid in [pid for pid, worker in generation.workers.items() if worker.is_gone]:
+            self.forget(generation, pid)
+        self._drop_if_over(generation)
+
+    def forget(self, generation: Generation, pid: int) -> None:
+        """A worker is gone."""
+        generation.workers.pop(pid, None)
+        self._drop_if_over(generation)
+
+    def _drop_if_over(self, generation: Generation) -> None:
+        is_empty = not generation.has_master and not generation.workers
+        if is_empty and generation.state is GenerationState.RETIRING:
+            self.generations.pop(generation.number, None)
+            self._told.pop(generation.number, None)

@@ -1,0 +1,73 @@
+"""One generation as the supervisor sees it: a master and its workers, all of one code and configuration."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+from outrider_supervisor.service import Service
+
+
+class GenerationState(Enum):
+    """DESIGN §4. A generation that is GONE is forgotten."""
+
+    STARTING = "starting"
+    CANARY = "canary"
+    ROLLING = "rolling"
+    CURRENT = "current"
+    ROLLING_BACK = "rolling back"
+    RETIRING = "retiring"
+
+
+class WorkerState(Enum):
+    """A worker as its master reports it; one that has EXITED is forgotten."""
+
+    BOOTING = "booting"
+    READY = "ready"
+    RETIRING = "draining"
+    STUCK = "stuck"
+
+
+@dataclass(slots=True)
+class Worker:
+    """One worker. Times are of the monotonic clock, in seconds."""
+
+    pid: int
+    since: float
+    state: WorkerState = WorkerState.BOOTING
+    retired_at: float = 0.0
+    is_gone: bool = False
+    """The kernel says so and the master has not yet."""
+
+
+@dataclass(slots=True)
+class Generation:
+    """`has_master` is false once the master has died under its workers, which the supervisor then looks after."""
+
+    number: int
+    service: Service
+    state: GenerationState
+    target: int
+    since: float
+    has_master: bool = True
+    is_booted: bool = False
+    kill_at: float | None = None
+    workers: dict[int, Worker] = field(default_factory=dict)
+
+    @property
+    def ready(self) -> int:
+        """How many workers serve."""
+        return sum(worker.state is WorkerState.READY for worker in self.workers.values())
+
+    @property
+    def kept(self) -> int:
+        """How many workers serve or shall."""
+        return sum(worker.state in (WorkerState.READY, WorkerState.BOOTING) for worker in self.workers.values())
+
+    def occupied(self, now: float, patience: float) -> int:
+        """How many workers count against the surge: those kept or wanted, and those retired only just now."""
+        recent = sum(
+            worker.state is WorkerState.RETIRING and now - worker.retired_at < patience
+            for worker in self.workers.values()
+        )
+        return max(self.kept, self.target) + recent

@@ -1,0 +1,44 @@
+"""What somebody wants of the running service. `id` names who waits for the outcome; 0 is nobody."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+
+
+@dataclass(slots=True)
+class Reload:
+    """A new generation. A recovery makes up for a master that died: nobody asked for it."""
+
+    id: int
+    canary: bool
+    is_recovery: bool = False
+
+
+@dataclass(slots=True)
+class Scale:
+    """Another number of workers, reached by the deadline."""
+
+    id: int
+    workers: int
+    deadline: float = 0.0
+
+
+@dataclass(slots=True)
+class Recycle:
+    """Another worker in the place of `pid`, or of each with 0. `left` are those still to be replaced, oldest first."""
+
+    id: int
+    pid: int
+    left: deque[int] = field(default_factory=deque)
+    count: int = 0
+
+
+@dataclass(slots=True)
+class Upgrade:
+    """Another supervisor in the place of this one."""
+
+    id: int
+
+
+Intent = Reload | Scale | Recycle | Upgrade

@@ -1,0 +1,81 @@
+"""The supervisor's log: lines like gunicorn's, the latest of them for `status`, and what workers last said."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections import OrderedDict, deque
+
+from outrider.log_errors import quiet_handler_errors
+from outrider_supervisor.actions import Level
+from outrider_supervisor.status import EventStatus
+
+KEPT_EVENTS = 50
+KEPT_PROCESSES = 64
+KEPT_REPORTS = 5
+LONGEST_REPORT = 16384
+_LEVELS = {Level.INFO: logging.INFO, Level.WARNING: logging.WARNING, Level.ERROR: logging.ERROR}
+
+
+class Journal:
+    """Writes to stderr, or to gunicorn's error log once its path is known."""
+
+    def __init__(self) -> None:
+        self.logger = logging.getLogger("outrider.supervisor")
+        self.logger.propagate = False
+        self.logger.setLevel(logging.INFO)
+        self._path = "-"
+        self.events: deque[EventStatus] = deque(maxlen=KEPT_EVENTS)
+        self._reports: OrderedDict[int, deque[str]] = OrderedDict()
+        self._use(logging.StreamHandler(sys.stderr))
+
+    def configure(self, errorlog: str, loglevel: str) -> None:
+        """Log where and as loud as gunicorn does. Where the file cannot be written, go on as before and say so."""
+        level = logging.getLevelNamesMapping().get(loglevel.upper(), logging.INFO)
+        self.logger.setLevel(level)
+        if errorlog == self._path:
+            return
+        try:
+            handler = logging.StreamHandler(sys.stderr) if errorlog == "-" else logging.FileHandler(errorlog)
+        except OSError as error:
+            self.logger.warning(
+                "errorlog %s cannot be opened (%s): the log stays where it is", errorlog, error.strerror
+            )
+            return
+        self._path = errorlog
+        self._use(handler)
+
+    def reopen(self) -> None:
+        """Open the file anew: it has been moved away."""
+        if self._path != "-":
+            path, self._path = self._path, "-"
+            self.configure(path, logging.getLevelName(self.logger.level))
+            self._path = path
+
+    def write(self, level: Level, text: str, now: float) -> None:
+        """Log one decision at Unix time `now`, and keep it for `status`."""
+        self.logger.log(_LEVELS[level], text)
+        self.events.append({"at": round(now, 3), "level": level.value, "text": text})
+
+    def keep_report(self, pid: int, text: str) -> None:
+        """Remember what a process has logged: it may be the last thing it says."""
+        reports = self._reports.setdefault(pid, deque(maxlen=KEPT_REPORTS))
+        self._reports.move_to_end(pid)
+        reports.append(text[-LONGEST_REPORT:])
+        while len(self._reports) > KEPT_PROCESSES:
+            self._reports.popitem(last=False)
+
+    def last_words(self, pid: int) -> str:
+        """The last log lines of a process, tracebacks included; empty if it said nothing."""
+        return "\n".join(self._reports.get(pid, ()))
+
+    def _use(self, handler: logging.Handler) -> None:
+        handler.setFormatter(
+            logging.Formatter("[%(asctime)s] [%(process)d] [%(levelname)s] %(message)s", "%Y-%m-%d %H:%M:%S %z")
+        )
+        for old in list(self.logger.handlers):
+            self.logger.removeHandler(old)
+            if isinstance(old, logging.FileHandler):
+                old.close()
+        self.logger.addHandler(handler)
+        quiet_handler_errors((self.logger,))

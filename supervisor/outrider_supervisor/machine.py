@@ -1,0 +1,487 @@
+"""The supervisor's decisions: events in, actions out; no I/O, and no clock but the `now` of each event.
+
+There is one operation at a time; others wait, at most one of a kind, where the newest wins. TERM pre-empts them all. A
+master that dies is made up for by a reload that nobody asked for (a recovery).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from functools import singledispatchmethod
+
+from outrider_supervisor import actions, events
+from outrider_supervisor.actions import Action, Code, Level, Readiness, Tell
+from outrider_supervisor.events import Event, Sample
+from outrider_supervisor.fleet import KILL_AFTER, Fleet, Outbox
+from outrider_supervisor.generation import Generation, GenerationState, Worker, WorkerState
+from outrider_supervisor.intents import Intent, Recycle, Reload, Scale, Upgrade
+from outrider_supervisor.messages import (
+    BackingOff,
+    MasterBooted,
+    MasterFailed,
+    Replace,
+    WorkerExited,
+    WorkerReady,
+    WorkerRetiring,
+    WorkerSpawned,
+    WorkerStuck,
+)
+from outrider_supervisor.recycling import Recycling
+from outrider_supervisor.rollout import Rollout
+
+INTENSITY_WINDOW = 60.0
+LONGEST_BACKOFF = 60.0
+BOOT_FAILED = 3
+"""Exit status where the first generation does not come up: gunicorn's WORKER_BOOT_ERROR."""
+
+
+class Machine:
+    """The state of the service; `handle` is the only way to change it."""
+
+    def __init__(self) -> None:
+        self.outbox = Outbox()
+        self.fleet = Fleet(self.outbox)
+        self.current: Generation | None = None
+        self.rollout: Rollout | None = None
+        self.operation: Intent | None = None
+        self.target = 0
+        self.scaled_to: int | None = None
+        self.is_stopping = False
+        self.is_degraded = False
+        self.replacing: set[int] = set()
+        self._now = 0.0
+        self._waiting: list[Intent] = []
+        self._stops: list[int] = []
+        self._recycling = Recycling()
+        self._crashes: deque[float] = deque()
+        self._recoveries = 0
+        self._recover_at = 0.0
+        self._exit_status = 0
+
+    def handle(self, event: Event, now: float) -> list[Action]:
+        """Take in one event at monotonic time `now`; what is to be done, in this order."""
+        self._now = now
+        self._take(event)
+        self._advance()
+        return self.outbox.take()
+
+    @property
+    def state(self) -> str:
+        """The service in one word."""
+        if self.is_stopping:
+            return "stopping"
+        if self.current is None:
+            return "starting"
+        if self.rollout is not None:
+            return "reloading"
+        return "degraded" if self.is_degraded else "serving"
+
+    # -- what users and the service manager want
+
+    @singledispatchmethod
+    def _take(self, event: object) -> None:
+        raise TypeError(f"not an event: {event!r}")
+
+    @_take.register
+    def _(self, event: events.Started) -> None:
+        self.target = event.service.workers
+        generation = self.fleet.make(event.service, self._now)
+        generation.target = self.target
+        self.fleet.start_master(generation)
+
+    @_take.register
+    def _(self, event: events.ReloadAsked) -> None:
+        self._enqueue(Reload(event.operation, event.canary))
+
+    @_take.register
+    def _(self, event: events.ScaleAsked) -> None:
+        wanted = event.workers
+        if event.relative:
+            waiting = [each.workers for each in self._waiting if isinstance(each, Scale)]
+            wanted = max(1, wanted + (waiting[0] if waiting else self.target))
+        if wanted < 1:
+            refusal = "at least one worker is needed; `outrider stop` ends the service"
+            self.outbox.finish(event.operation, Code.REFUSED, refusal)
+        else:
+            self._enqueue(Scale(event.operation, wanted))
+
+    @_take.register
+    def _(self, event: events.RecycleAsked) -> None:
+        self._enqueue(Recycle(event.operation, event.pid))
+
+    @_take.register
+    def _(self, event: events.UpgradeAsked) -> None:
+        self._enqueue(Upgrade(event.operation))
+
+    @_take.register
+    def _(self, event: events.StopAsked) -> None:
+        if event.operation:
+            self._stops.append(event.operation)
+        if self.is_stopping and not event.fast:
+            return
+        if self.is_stopping:
+            self.outbox.log(Level.INFO, "stopping at once: requests in flight are cut")
+        else:
+            self.outbox.log(Level.INFO, "stopping at once" if event.fast else "stopping: workers finish what they hold")
+            self.is_stopping = True
+            self._give_up_operations()
+            self.outbox.act(actions.Notify(Readiness.STOPPING))
+            self.outbox.act(actions.KeepListeners(None))
+        for generation in list(self.fleet.generations.values()):
+            self.fleet.stop(generation, self._now, fast=event.fast)
+
+    # -- what the loop has done
+
+    @_take.register
+    def _(self, event: events.ConfigurationRead) -> None:
+        operation = self.operation
+        if not isinstance(operation, Reload) or self.rollout is not None or self.current is None:
+            return  # a stop came in between
+        service = event.service
+        generation = self.fleet.make(service, self._now)
+        wants_canary = operation.canary and service.canary and not operation.is_recovery
+        self.rollout = Rollout(self.current, generation, wants_canary, self.target, self._now)
+        self.target = self.scaled_to or service.workers
+        generation.target = self.rollout.first_target(self.target)
+        self.outbox.log(Level.INFO, f"generation {generation.number}: starting", operation.id)
+        self.fleet.start_master(generation)
+
+    @_take.register
+    def _(self, event: events.ConfigurationRefused) -> None:
+        if isinstance(self.operation, Reload) and self.rollout is None:
+            self.outbox.log(Level.ERROR, f"reload refused: {event.reason}")
+            self._end_operation(Code.REFUSED, f"nothing was changed: {event.reason}")
+            self.outbox.act(actions.Notify(Readiness.READY))
+            self._postpone_recovery()
+
+    @_take.register
+    def _(self, event: events.UpgradeFailed) -> None:
+        if isinstance(self.operation, Upgrade):
+            self.outbox.log(Level.ERROR, f"upgrade failed, this supervisor goes on: {event.reason}")
+            self._end_operation(Code.FAILED, f"the new supervisor does not start, the old one goes on: {event.reason}")
+
+    @_take.register
+    def _(self, event: events.Observed) -> None:
+        if self.rollout is not None:
+            self.rollout.observe(event.samples, self.target, self._now)
+        self._fail_overdue_start()
+        self.fleet.kill_overdue(self._now)
+        if isinstance(self.operation, Scale) and self._now > self.operation.deadline:
+            serving = f"{self.fleet.capacity} of {self.target} workers serve"
+            self._end_operation(Code.FAILED, f"{serving}; it is tried further")
+        if self.operation is None and self.current is not None and not self.is_stopping:
+            self._recycle_by_limits(self.current, event.samples)
+
+    # -- what has happened to processes
+
+    @_take.register
+    def _(self, event: events.MasterExited) -> None:
+        generation = self.fleet.generations.get(event.number)
+        if generation is None:
+            return
+        self.fleet.lose_master(generation)
+        how = f"the master of generation {generation.number} {event.how}"
+        if generation.state is GenerationState.RETIRING:
+            self.fleet.retire_orphans(generation, 0, self._now)
+        elif generation is self.current:
+            self.outbox.log(Level.ERROR, f"{how}; its {generation.ready} workers serve on until there is another")
+            self.replacing.clear()
+            if isinstance(self.operation, Scale | Recycle):
+                self._end_operation(Code.FAILED, how)
+        else:
+            self._fail_generation(generation, f"the master {event.how}")
+
+    @_take.register
+    def _(self, event: events.WorkerGone) -> None:
+        for generation in list(self.fleet.generations.values()):
+            worker = generation.workers.get(event.pid)
+            if worker is not None:
+                worker.is_gone = True
+                if not generation.has_master:
+                    self._forget(generation, event.pid)
+
+    @_take.register
+    def _(self, event: events.FromGeneration) -> None:
+        generation = self.fleet.generations.get(event.number)
+        if generation is not None:
+            self._hear(event.message, generation)
+
+    @singledispatchmethod
+    def _hear(self, message: object, generation: Generation) -> None:
+        raise TypeError(f"not a master's message: {message!r}")
+
+    @_hear.register
+    def _(self, _message: MasterBooted, generation: Generation) -> None:
+        generation.is_booted = True
+
+    @_hear.register
+    def _(self, message: MasterFailed, generation: Generation) -> None:
+        if generation is not self.current:
+            self._fail_generation(generation, message.reason)
+
+    @_hear.register
+    def _(self, message: WorkerSpawned, generation: Generation) -> None:
+        generation.workers[message.pid] = Worker(message.pid, self._now)
+
+    @_hear.register
+    def _(self, message: WorkerReady, generation: Generation) -> None:
+        worker = generation.workers.get(message.pid)
+        if worker is None or worker.state is not WorkerState.BOOTING:
+            return
+        worker.state = WorkerState.READY
+        rollout = self.rollout
+        if rollout is not None and generation is rollout.new and not rollout.is_rolling_back:
+            rollout.note_ready(message.pid, self.target, self._now)
+        elif self.current is None and generation.ready >= self.target:
+            self._commit_first(generation)
+
+    @_hear.register
+    def _(self, message: WorkerRetiring, generation: Generation) -> None:
+        self.replacing.discard(message.pid)
+        worker = generation.workers.get(message.pid)
+        if worker is not None and worker.state is not WorkerState.RETIRING:
+            worker.state = WorkerState.RETIRING
+            worker.retired_at = self._now
+
+    @_hear.register
+    def _(self, message: WorkerStuck, generation: Generation) -> None:
+        worker = generation.workers.get(message.pid)
+        if worker is not None:
+            worker.state = WorkerState.STUCK
+            silence = f"its loop has been silent for {message.silent:.0f} s"
+            self.outbox.log(Level.ERROR, f"worker {message.pid}: {silence}; it is replaced")
+
+    @_hear.register
+    def _(self, message: WorkerExited, generation: Generation) -> None:
+        self._forget(generation, message.pid)
+        if message.expected or self.is_stopping or generation.state is GenerationState.RETIRING:
+            return
+        what = f"worker {message.pid} {message.how}"
+        if generation is not self.current:
+            self._fail_generation(generation, what, message.pid)
+            return
+        self.outbox.log(Level.WARNING, what)
+        if message.was_ready:
+            self._crashes.append(self._now)
+        elif isinstance(self.operation, Scale | Recycle):
+            self._end_operation(Code.FAILED, f"{what}; it is tried further", generation.number, message.pid)
+
+    @_hear.register
+    def _(self, message: BackingOff, generation: Generation) -> None:
+        if generation is self.current:
+            times = f"{message.failures} failure{'s' if message.failures > 1 else ''} in a row"
+            self.outbox.log(Level.WARNING, f"{times}: the next worker is started in {message.seconds:.0f} s")
+
+    # -- operations
+
+    def _enqueue(self, operation: Intent) -> None:
+        if self.is_stopping:
+            self.outbox.finish(operation.id, Code.STOPPING, "the service is stopping")
+            return
+        for same in [each for each in self._waiting if type(each) is type(operation)]:
+            if not isinstance(same, Recycle):
+                self._waiting.remove(same)
+                self.outbox.finish(same.id, Code.SUPERSEDED, "a newer request of the same kind took its place")
+        self._waiting.append(operation)
+        if operation.id and (self.operation is not None or self.current is None):
+            over = "service has started" if self.current is None else "operation under way is over"
+            self.outbox.act(actions.Progress(operation.id, f"waits until the {over}"))
+
+    def _begin(self, operation: Intent, current: Generation) -> None:
+        self.operation = operation
+        match operation:
+            case Reload():
+                self.outbox.act(actions.Notify(Readiness.RELOADING))
+                self.outbox.act(actions.ReadConfiguration())
+            case Scale():
+                self.outbox.log(Level.INFO, f"scaling from {self.target} to {operation.workers} workers")
+                self.target = self.scaled_to = current.target = operation.workers
+                operation.deadline = self._now + current.service.boot_timeout + KILL_AFTER
+            case Recycle():
+                self._begin_recycling(operation, current)
+            case Upgrade():
+                self.outbox.log(Level.INFO, "replacing the supervisor in place", operation.id)
+                self.outbox.act(actions.Upgrade())
+
+    def _begin_recycling(self, recycle: Recycle, current: Generation) -> None:
+        ready = [pid for pid, worker in current.workers.items() if worker.state is WorkerState.READY]
+        if recycle.pid and recycle.pid not in ready:
+            self._end_operation(Code.REFUSED, f"{recycle.pid} is no worker that serves; `outrider status` lists them")
+            return
+        recycle.left = deque([recycle.pid] if recycle.pid else ready)
+        recycle.count = len(recycle.left)
+        self.outbox.log(Level.INFO, f"recycling {recycle.count} of {len(ready)} workers", recycle.id)
+
+    def _end_operation(self, code: Code, message: str, generation: int = 0, blamed: int = 0) -> None:
+        operation, self.operation = self.operation, None
+        if operation is not None:
+            self.outbox.finish(operation.id, code, message, generation, blamed)
+
+    def _give_up_operations(self) -> None:
+        for operation in (self.operation, *self._waiting):
+            if operation is not None:
+                self.outbox.finish(operation.id, Code.STOPPING, "the service was told to stop")
+        self.operation = self.rollout = None
+        self._waiting = []
+
+    # -- after each event: what has become possible
+
+    def _advance(self) -> None:
+        if self.is_stopping:
+            if not self.fleet.generations:
+                for operation in self._stops:
+                    self.outbox.finish(operation, Code.DONE, "stopped")
+                self._stops = []
+                self.outbox.act(actions.Exit(self._exit_status))
+            return
+        if self.rollout is not None:
+            self._advance_rollout(self.rollout)
+        if self.current is not None:
+            self._advance_operation(self.current)
+            self._begin_next(self.current)
+            self._note_health(self.current)
+        self.fleet.tell_targets(self._now)
+
+    def _advance_rollout(self, rollout: Rollout) -> None:
+        is_complete = rollout.step(self.target, self._now)
+        for note in rollout.notes:
+            waits = self.operation.id if self.operation is not None else 0
+            self.outbox.log(Level.INFO, f"generation {rollout.new.number}: {note}", waits)
+        rollout.notes.clear()
+        if is_complete and rollout.is_rolling_back:
+            self._end_rollback(rollout)
+        elif is_complete:
+            self._commit(rollout)
+
+    def _advance_operation(self, current: Generation) -> None:
+        operation = self.operation
+        if isinstance(operation, Scale) and current.ready == current.kept == self.target:
+            self._end_operation(Code.DONE, f"{self.target} workers serve")
+        elif isinstance(operation, Recycle):
+            while operation.left and len(self.replacing) < current.service.max_surge:
+                pid = operation.left.popleft()
+                if pid in current.workers:
+                    self._replace(current, pid)
+            if not operation.left and not self.replacing:
+                self._end_operation(Code.DONE, f"{operation.count} of {current.ready} workers replaced")
+
+    def _begin_next(self, current: Generation) -> None:
+        if self.operation is None and not current.has_master and self._now >= self._recover_at:
+            self._begin(Reload(0, canary=False, is_recovery=True), current)
+        while self.operation is None:
+            # Without a master there is nobody to scale or to recycle.
+            able = [each for each in self._waiting if current.has_master or isinstance(each, Reload)]
+            if not able:
+                return
+            self._waiting.remove(able[0])
+            self._begin(able[0], current)
+
+    def _note_health(self, current: Generation) -> None:
+        while self._crashes and self._now - self._crashes[0] > INTENSITY_WINDOW:
+            self._crashes.popleft()
+        if self.rollout is not None:
+            return
+        is_short = current.ready < self.target and not isinstance(self.operation, Scale)
+        is_crashing = len(self._crashes) > current.service.restart_intensity
+        is_degraded = is_short or is_crashing or not current.has_master
+        if is_degraded != self.is_degraded:
+            self.is_degraded = is_degraded
+            serving = f"{current.ready} of {self.target} workers serve"
+            if is_degraded:
+                self.outbox.log(Level.WARNING, f"degraded: {serving}")
+            else:
+                self.outbox.log(Level.INFO, f"recovered: {serving}")
+
+    # -- replacing workers
+
+    def _recycle_by_limits(self, current: Generation, samples: Mapping[int, Sample]) -> None:
+        ready = {pid: worker.since for pid, worker in current.workers.items() if worker.state is WorkerState.READY}
+        for due in self._recycling.find_due(current.service, samples, ready, self._now):
+            has_room = len(self.replacing) < current.service.max_surge
+            if due.pid not in self.replacing and current.has_master and has_room:
+                self.outbox.log(Level.INFO, f"worker {due.pid} {due.reason}: it is replaced")
+                self._replace(current, due.pid)
+            if due.at_once:
+                self.outbox.log(Level.WARNING, f"worker {due.pid} {due.reason}: far too much, it goes at once")
+                self.fleet.retire(current, due.pid, self._now)
+
+    def _replace(self, generation: Generation, pid: int) -> None:
+        self.replacing.add(pid)
+        self.outbox.act(Tell(generation.number, Replace(pid)))
+
+    def _forget(self, generation: Generation, pid: int) -> None:
+        self.fleet.forget(generation, pid)
+        self.replacing.discard(pid)
+        self._recycling.forget(pid)
+
+    # -- generations come and go
+
+    def _commit_first(self, generation: Generation) -> None:
+        self._make_current(generation)
+        self.outbox.log(
+            Level.INFO, f"generation {generation.number}: {generation.ready} of {self.target} workers ready"
+        )
+
+    def _make_current(self, generation: Generation) -> None:
+        generation.state = GenerationState.CURRENT
+        self.current = generation
+        self.outbox.act(actions.Notify(Readiness.READY))
+
+    def _commit(self, rollout: Rollout) -> None:
+        new, old = rollout.new, rollout.old
+        self.rollout = None
+        self._recoveries = 0
+        self._crashes.clear()
+        self.replacing.clear()
+        text = f"generation {new.number} is current: {new.ready} workers serve"
+        self.outbox.log(Level.INFO, text)
+        # Before its workers go: they take what is queued at a listener that is not kept.
+        self.outbox.act(actions.KeepListeners(new.service))
+        self.fleet.stop(old, self._now, fast=False)
+        self._make_current(new)
+        self._end_operation(Code.DONE, text, new.number)
+
+    def _end_rollback(self, rollout: Rollout) -> None:
+        new, old = rollout.new, rollout.old
+        self.rollout = None
+        self.target = old.target = rollout.old_target
+        self.outbox.act(actions.KeepListeners(old.service))
+        self.fleet.stop(new, self._now, fast=False)
+        serving = f"generation {old.number} serves with {old.ready} of {self.target} workers"
+        self.outbox.log(Level.ERROR, f"generation {new.number} was rolled back: {rollout.failure}; {serving}")
+        self._end_operation(Code.FAILED, f"rolled back: {rollout.failure}; {serving}", new.number, rollout.blamed)
+        self.outbox.act(actions.Notify(Readiness.READY))
+        self._postpone_recovery()
+
+    def _postpone_recovery(self) -> None:
+        """A generation that should take the place of a lost master's failed: the next one is tried later."""
+        if self.current is not None and not self.current.has_master:
+            self._recover_at = self._now + min(LONGEST_BACKOFF, 2.0**self._recoveries)
+            self._recoveries += 1
+
+    def _fail_overdue_start(self) -> None:
+        if self.current is not None or self.is_stopping:
+            return
+        for generation in self.fleet.generations.values():
+            limit = generation.service.boot_timeout
+            if self._now - generation.since > limit + KILL_AFTER:
+                self._fail_generation(generation, f"no worker was ready within boot_timeout ({limit:g} s)")
+                return
+
+    def _fail_generation(self, generation: Generation, reason: str, blamed: int = 0) -> None:
+        """A generation that is not current will not become so; the first one may, with those that serve."""
+        rollout = self.rollout
+        if rollout is not None and generation is rollout.new:
+            if not rollout.is_rolling_back:
+                waits = self.operation.id if self.operation is not None else 0
+                self.outbox.log(Level.ERROR, f"generation {generation.number}: {reason}; going back", waits)
+            rollout.fail(reason, self._now, blamed)
+        elif self.current is None and not self.is_stopping:
+            self.outbox.log(Level.ERROR, f"generation {generation.number}: {reason}")
+            if generation.ready:
+                self._commit_first(generation)
+            else:
+                self.outbox.log(Level.ERROR, "nothing serves yet: giving up")
+                self._exit_status = BOOT_FAILED
+                self._take(events.StopAsked(0, fast=True))

@@ -1,0 +1,77 @@
+"""The machine as plain data and back: what a new supervisor takes over from the one it replaces.
+
+Taken over are the generations with their workers and the target. Operations that wait are not: whoever waits for them
+finds the connection closed, and asks again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from outrider_supervisor.generation import Generation, GenerationState, Worker, WorkerState
+from outrider_supervisor.machine import Machine
+from outrider_supervisor.service import Service
+
+
+def save_machine(machine: Machine) -> dict[str, Any]:
+    """What `load_machine` reads. The machine is idle but for the upgrade itself."""
+    return {
+        "generations": [_save_generation(each) for each in machine.fleet.generations.values()],
+        "current": machine.current.number if machine.current is not None else None,
+        "last_number": machine.fleet.last_number,
+        "target": machine.target,
+        "scaled_to": machine.scaled_to,
+        "replacing": sorted(machine.replacing),
+    }
+
+
+def load_machine(saved: dict[str, Any]) -> Machine:
+    """The machine that `save_machine` wrote down.
+
+    Raises:
+        KeyError, TypeError, ValueError: it was written by a version that this one cannot follow.
+    """
+    machine = Machine()
+    fleet = machine.fleet
+    for each in saved["generations"]:
+        fleet.adopt(_load_generation(each))
+    fleet.last_number = saved["last_number"]
+    machine.current = fleet.generations[saved["current"]]
+    machine.target = saved["target"]
+    machine.scaled_to = saved["scaled_to"]
+    machine.replacing = set(saved["replacing"])
+    return machine
+
+
+def _save_generation(generation: Generation) -> dict[str, Any]:
+    return {
+        "number": generation.number,
+        "service": dataclasses.asdict(generation.service),
+        "state": generation.state.value,
+        "target": generation.target,
+        "since": generation.since,
+        "has_master": generation.has_master,
+        "kill_at": generation.kill_at,
+        "workers": [
+            {"pid": each.pid, "since": each.since, "state": each.state.value, "retired_at": each.retired_at}
+            for each in generation.workers.values()
+        ],
+    }
+
+
+def _load_generation(saved: dict[str, Any]) -> Generation:
+    workers = [
+        Worker(each["pid"], each["since"], WorkerState(each["state"]), each["retired_at"]) for each in saved["workers"]
+    ]
+    return Generation(
+        number=saved["number"],
+        service=Service.from_fields(saved["service"]),
+        state=GenerationState(saved["state"]),
+        target=saved["target"],
+        since=saved["since"],
+        has_master=saved["has_master"],
+        is_booted=True,
+        kill_at=saved["kill_at"],
+        workers={worker.pid: worker for worker in workers},
+    )

@@ -1,0 +1,107 @@
+"""Telling the service manager how the service is: the datagrams of sd_notify(3).
+
+Nothing here raises or blocks: a service must not suffer from the one who watches it.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Callable, Mapping
+
+_MICROSECONDS = 1_000_000
+
+
+class Notifier:
+    """Sends to one notification socket, or to nobody.
+
+    Each method returns whether the service manager has been told: False without one, or when its queue is full.
+    """
+
+    def __init__(self, address: str = "", clock: Callable[[], int] = time.monotonic_ns) -> None:
+        """Prepare for `address` as NOTIFY_SOCKET has it: a path, or `@` and an abstract name; "" is nobody."""
+        self._address = "\0" + address[1:] if address.startswith("@") else address
+        self._clock = clock
+        self._socket: socket.socket | None = None
+        self.watchdog: float | None = None
+        """Seconds within which `keep_alive` must be called again (call it twice as often), None without watchdog."""
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str], pid: int | None = None) -> Notifier:
+        """Read NOTIFY_SOCKET and WATCHDOG_USEC, which stay there for a supervisor that replaces this one in place.
+
+        Args:
+            environ: the environment.
+            pid: of this process; a WATCHDOG_PID that names another one switches the watchdog off. None ignores it.
+        """
+        notifier = cls(environ.get("NOTIFY_SOCKET", ""))
+        period = environ.get("WATCHDOG_USEC", "")
+        meant_for = environ.get("WATCHDOG_PID", "")
+        if period.isascii() and period.isdigit() and int(period) and (pid is None or meant_for in ("", str(pid))):
+            notifier.watchdog = int(period) / _MICROSECONDS
+        return notifier
+
+    def ready(self, status: str = "") -> bool:
+        """The service serves; also the end of `reloading`."""
+        return self._send("READY=1", *_status(status))
+
+    def reloading(self, status: str = "") -> bool:
+        """A reload has begun. The time comes in the same datagram, which Type=notify-reload asks for."""
+        return self._send("RELOADING=1", f"MONOTONIC_USEC={self._clock() // 1000}", *_status(status))
+
+    def stopping(self, status: str = "") -> bool:
+        """The service ends."""
+        return self._send("STOPPING=1", *_status(status))
+
+    def status(self, text: str) -> bool:
+        """One line for people: what the service is doing."""
+        return self._send(f"STATUS={_one_line(text)}")
+
+    def extend(self, seconds: float) -> bool:
+        """Ask for so much more time, from now on, to start, reload or stop."""
+        return self._send(f"EXTEND_TIMEOUT_USEC={int(seconds * _MICROSECONDS)}")
+
+    def keep_alive(self) -> bool:
+        """Tell the watchdog that this process runs."""
+        return self._send("WATCHDOG=1")
+
+    def store(self, name: str, descriptor: int) -> bool:
+        """Have the service manager keep a copy of a descriptor, and hand it back to the next start under `name`."""
+        # FDPOLL=0: it is kept when it hangs up, too; a listener is readable, not dead.
+        return self._send("FDSTORE=1", f"FDNAME={name}", "FDPOLL=0", descriptors=[descriptor])
+
+    def forget(self, name: str) -> bool:
+        """Have the service manager close what it keeps under `name`."""
+        return self._send("FDSTOREREMOVE=1", f"FDNAME={name}")
+
+    def close(self) -> None:
+        """Tell no more."""
+        self._address = ""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+    def _send(self, *lines: str, descriptors: list[int] | None = None) -> bool:
+        if not self._address:
+            return False
+        message = "\n".join(lines).encode("utf-8", "replace")
+        flags = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
+        try:
+            if self._socket is None:
+                # Python sets close-on-exec.
+                self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+            if descriptors:
+                socket.send_fds(self._socket, [message], descriptors, flags, self._address)
+            else:
+                self._socket.sendto(message, flags, self._address)
+        except (OSError, ValueError):  # ValueError: a NUL in a path
+            return False
+        return True
+
+
+def _status(text: str) -> tuple[str, ...]:
+    return (f"STATUS={_one_line(text)}",) if text else ()
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())

@@ -1,0 +1,65 @@
+"""The file that says which process the supervisor is, for service managers of old and for scripts."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+from outrider.errors import ConfigurationError
+
+
+class PidFile:
+    """gunicorn's `pidfile`. Its path may change with a reload."""
+
+    def __init__(self) -> None:
+        self._path: Path | None = None
+
+    def place(self, path: str | None) -> None:
+        """Write the file, or move it if it is elsewhere; with None, remove it.
+
+        Raises:
+            ConfigurationError: it cannot be written, or belongs to another process that lives.
+        """
+        wanted = Path(path) if path else None
+        if wanted == self._path:
+            return
+        if wanted is not None:
+            _refuse_if_taken(wanted)
+            new = wanted.with_name(f".{wanted.name}.{os.getpid()}")
+            try:
+                new.write_text(f"{os.getpid()}\n")
+                new.replace(wanted)
+            except OSError as error:
+                raise ConfigurationError(f"pidfile {wanted} cannot be written: {error.strerror}") from error
+        self.remove()
+        self._path = wanted
+
+    def remove(self) -> None:
+        """Remove the file, if it still says what we wrote."""
+        if self._path is not None and _owner(self._path) == os.getpid():
+            with suppress(OSError):
+                self._path.unlink()
+        self._path = None
+
+
+def _refuse_if_taken(path: Path) -> None:
+    owner = _owner(path)
+    if owner in (None, os.getpid()):
+        return
+    try:
+        os.kill(owner, 0)
+    except ProcessLookupError:
+        return
+    except PermissionError:
+        pass
+    raise ConfigurationError(
+        f"pidfile {path} belongs to process {owner}, which runs; stop it, or choose another pidfile"
+    )
+
+
+def _owner(path: Path) -> int | None:
+    try:
+        return int(path.read_text())
+    except (OSError, ValueError):
+        return None

@@ -1,0 +1,244 @@
+"""`python -m outrider_supervisor.read_config [--import] ARGV`: reads the configuration, for the supervisor.
+
+A short-lived process, because gunicorn.conf.py and the modules it names are the user's code. It writes `Service` as
+JSON to its standard output and exits with 0, or says on standard error what is wrong, exiting with 1. With `--import`
+the application is imported as well. It binds nothing, opens no log and writes no file.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import gunicorn
+from gunicorn.errors import AppImportError, ConfigError
+
+import outrider
+from outrider.app_loading import resolve_app
+from outrider.errors import ConfigurationError
+from outrider.settings import load_settings
+from outrider.uvicorn_kwargs import translate
+from outrider.worker import UvicornWorker
+from outrider_supervisor.application import ConfigurationFailed, OutriderApplication
+from outrider_supervisor.service import Service
+from outrider_supervisor.settings import SupervisorSettings, refuse_variables
+
+IMPORT = "--import"
+
+_REFUSED = {
+    "daemon": "Outrider runs in the foreground; use systemd or another process manager",
+    "reuse_port": "the supervisor owns one listener per address; per-worker listeners lose what is queued when one closes",
+    "check_config": "use `outrider check`",
+    "print_config": "use `gunicorn --print-config`",
+}
+_WITHOUT_EFFECT = {
+    "control_socket": "gunicorn's control socket is not opened; use the `outrider` command",
+    "on_reload": "a reload starts a new master, which calls on_starting",
+    "pre_exec": "the supervisor starts masters, and `outrider upgrade` takes the place of USR2",
+}
+# Frames of these in a traceback say nothing about the user's code.
+_NOT_THE_USERS = (
+    *(f"{Path(module.__file__ or '').parent}{os.sep}" for module in (gunicorn, importlib, outrider)),
+    f"{Path(__file__).parent}{os.sep}",
+    "<frozen ",
+)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Read the configuration; the exit status."""
+    # Descriptor 1 is for the answer: what the user's code prints goes where errors go.
+    answer = os.dup(1)
+    os.dup2(2, 1)
+    imports = bool(argv) and argv[0] == IMPORT
+    doing = "reading the configuration"
+    try:
+        application = OutriderApplication(argv[1:] if imports else argv)
+        service = describe(application)
+        if imports:
+            doing = "importing the application"
+            import_application(application)
+    except ConfigurationFailed as error:
+        complaint = f"{error.reason}\n{error.details}"
+    except BaseException as error:  # noqa: BLE001  # whatever the user's code raises
+        complaint = explain(error, doing)
+    else:
+        with os.fdopen(answer, "w") as stream:
+            stream.write(service.to_json())
+        return 0
+    print(complaint.rstrip(), file=sys.stderr)
+    return 1
+
+
+def describe(application: OutriderApplication) -> Service:
+    """What the supervisor must know.
+
+    Raises:
+        ConfigurationError: the supervisor or the worker class can't use the configuration.
+        Exception: what gunicorn, a foreign worker class or the user's code raises.
+    """
+    cfg = application.cfg
+    _refuse(cfg)
+    own = SupervisorSettings.from_gunicorn(cfg)
+    os.environ.update(cfg.env)
+    refuse_variables(os.environ)
+    worker_class = _load_worker_class(cfg)
+    check = getattr(worker_class, "check_config", None)
+    if check is not None:
+        check(cfg, cfg.logger_class(_without_logs(cfg)))
+    reports_state = issubclass(worker_class, UvicornWorker)
+    return Service(
+        name=cfg.proc_name,
+        application=application.app_uri,
+        worker_class=cfg.worker_class_str,
+        reports_state=reports_state,
+        addresses=tuple(cfg.address),
+        backlog=cfg.backlog,
+        umask=cfg.umask,
+        uid=cfg.uid,
+        gid=cfg.gid,
+        workers=cfg.workers,
+        graceful_timeout=cfg.graceful_timeout,
+        boot_timeout=own.boot_timeout,
+        canary=own.canary,
+        canary_seconds=own.canary_seconds,
+        canary_requests=own.canary_requests,
+        max_surge=own.max_surge,
+        restart_intensity=own.restart_intensity,
+        max_requests=cfg.max_requests,
+        max_requests_jitter=cfg.max_requests_jitter,
+        max_worker_age=own.max_worker_age,
+        max_worker_memory=own.max_worker_memory,
+        preload=cfg.preload_app,
+        directory=cfg.chdir,
+        pidfile=cfg.pidfile,
+        errorlog=cfg.errorlog,
+        loglevel=cfg.loglevel,
+        notes=tuple(_notes(application, worker_class, reports_state=reports_state)),
+    )
+
+
+def import_application(application: OutriderApplication) -> None:
+    """Import the application as a worker would, and see whether it is one.
+
+    Raises:
+        ConfigurationError: there is no such application, or it is of another kind.
+        Exception: what the application raises.
+    """
+    cfg = application.cfg
+    application.set_import_path()
+    uri = application.app_uri
+    try:
+        found = application.wsgi()
+    except ModuleNotFoundError as error:
+        module = uri.partition(":")[0]
+        if error.name is None or not (module == error.name or module.startswith(f"{error.name}.")):
+            raise
+        raise ConfigurationError(
+            f"can't import the application {uri!r}: {error}. "
+            "Check the name, the working directory, --chdir and --pythonpath."
+        ) from None
+    worker_class = cfg.worker_class
+    if issubclass(worker_class, UvicornWorker):
+        settings = load_settings(cfg, overrides=translate(worker_class.CONFIG_KWARGS).outrider)
+        resolve_app(found, settings.app_factory, repr(uri))
+
+
+def explain(error: BaseException, doing: str) -> str:
+    """Say what is wrong: a sentence, and a traceback of the user's code where that raised.
+
+    Args:
+        error: what was raised.
+        doing: what was going on; the sentence begins with it where the error is not ours or gunicorn's.
+    """
+    cause = error.__cause__
+    if isinstance(error, ConfigurationError | ConfigError | AppImportError) or not _is_from_user(error):
+        sentence = str(error) or repr(error)
+        return sentence + (_traceback(cause) if cause is not None and _is_from_user(cause) else "")
+    summary = traceback.format_exception_only(error)[-1].strip()
+    return f"{doing} raised {summary}" + _traceback(error)
+
+
+def _refuse(cfg: Any) -> None:
+    for name, reason in _REFUSED.items():
+        if getattr(cfg, name):
+            raise ConfigurationError(f"{name} is {getattr(cfg, name)!r}, but must be False: {reason}")
+    if cfg.workers < 1:
+        raise ConfigurationError(f"workers is {cfg.workers!r}, but must be 1 or more")
+    for name in ("errorlog", "accesslog"):
+        path = getattr(cfg, name)
+        if path and path != "-" and not os.access(path if Path(path).exists() else Path(path).parent, os.W_OK):
+            raise ConfigurationError(f"{name} is {path!r}, which this user may not write; does the directory exist?")
+
+
+def _load_worker_class(cfg: Any) -> Any:
+    try:
+        worker_class = cfg.worker_class
+    except RuntimeError as error:
+        cause = error.__context__  # gunicorn puts its traceback into the message
+        if cause is None:
+            raise
+        summary = traceback.format_exception_only(cause)[-1].strip()
+        raise ConfigurationError(
+            f"worker_class is {cfg.worker_class_str!r}, which can't be loaded: {summary}"
+        ) from cause
+    if not isinstance(worker_class, type):
+        raise ConfigurationError(f"worker_class is {cfg.worker_class_str!r}, which is no class")
+    return worker_class
+
+
+def _without_logs(cfg: Any) -> Any:
+    """A configuration of which a logger opens no file: a log file made here would belong to the wrong user."""
+    quiet = copy.copy(cfg)
+    quiet.settings = {name: setting.copy() for name, setting in cfg.settings.items()}
+    silent = {"errorlog": "-", "accesslog": None, "loglevel": "error", "capture_output": False, "syslog": False}
+    silent |= {"logconfig": None, "logconfig_dict": {}, "logconfig_json": None, "statsd_host": None}
+    for name, value in silent.items():
+        quiet.settings[name].value = value
+    return quiet
+
+
+def _notes(application: OutriderApplication, worker_class: Any, *, reports_state: bool) -> list[str]:
+    cfg = application.cfg
+    notes = list(application.notes)
+    if not reports_state:
+        notes.append(
+            f"worker class {worker_class.__name__} reports no state: its workers count as ready when they have booted"
+        )
+    for name, reason in _WITHOUT_EFFECT.items():
+        setting = cfg.settings[name]
+        if setting.get() != setting.default:
+            notes.append(f"{name} has no effect: {reason}")
+    if cfg.reload and cfg.preload_app:
+        notes.append("reload has no effect with preload_app: what the master has imported stays")
+    return notes
+
+
+def _is_from_user(error: BaseException) -> bool:
+    """Whether the user's code is on the stack, or is what cannot be compiled."""
+    return isinstance(error, SyntaxError) or _first_user_frame(error.__traceback__) is not None
+
+
+def _first_user_frame(trace: TracebackType | None) -> TracebackType | None:
+    while trace is not None and trace.tb_frame.f_code.co_filename.startswith(_NOT_THE_USERS):
+        trace = trace.tb_next
+    return trace
+
+
+def _traceback(error: BaseException) -> str:
+    """The traceback from where the user's code begins."""
+    start = _first_user_frame(error.__traceback__)
+    lines = traceback.format_exception(type(error), error, start) if start else traceback.format_exception_only(error)
+    return "\n" + "".join(lines)
+
+
+if __name__ == "__main__":
+    status = main(sys.argv[1:])
+    sys.stderr.flush()
+    os._exit(status)  # a thread that the application has started must not hold this process up

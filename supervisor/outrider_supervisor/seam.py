@@ -1,0 +1,205 @@
+"""What the supervisor does to the world: the machine's actions, one method each."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import singledispatchmethod
+from typing import TYPE_CHECKING
+
+from outrider.errors import ConfigurationError
+from outrider.scoreboard import Scoreboard
+from outrider_supervisor import actions
+from outrider_supervisor.actions import Action, Code, Level, Readiness
+from outrider_supervisor.events import ConfigurationRead, ConfigurationRefused, Event, MasterExited, WorkerGone
+from outrider_supervisor.journal import Journal
+from outrider_supervisor.masters import Master, MasterStarter
+from outrider_supervisor.measure import Sampler
+from outrider_supervisor.operations import Operation, Outcome
+from outrider_supervisor.pidfile import PidFile
+from outrider_supervisor.processes import Children
+from outrider_supervisor.report_inbox import ReportInbox
+from outrider_supervisor.service import Service
+from outrider_supervisor.worker_watch import WorkerWatch
+
+if TYPE_CHECKING:
+    from outrider_supervisor.listeners import Listeners
+    from outrider_supervisor.notify import Notifier
+
+READ_TIMEOUT = 60.0
+"""Seconds that gunicorn.conf.py may take."""
+
+
+class Seam:
+    """The processes, sockets and files of one service. What happens to them becomes events."""
+
+    def __init__(
+        self,
+        argv: Sequence[str],
+        environ: Mapping[str, str],
+        journal: Journal,
+        listeners: Listeners,
+        notifier: Notifier,
+        on_event: Callable[[Event], None],
+    ) -> None:
+        """Take what lives longer than one supervisor; the rest is made here."""
+        self.loop = asyncio.get_running_loop()
+        self.argv = argv
+        self.environ = environ
+        self.journal = journal
+        self.listeners = listeners
+        self.notifier = notifier
+        self.on_event = on_event
+        self.children = Children(self.loop)
+        self.workers = WorkerWatch(self.children, lambda pid: on_event(WorkerGone(pid)))
+        self.pidfile = PidFile()
+        self.masters: dict[int, Master] = {}
+        self.master_pids: dict[int, int] = {}
+        self.opened: list[socket.socket] = []
+        self.operations: dict[int, Operation] = {}
+        self.ended: asyncio.Future[int] = self.loop.create_future()
+        self.upgrade: Callable[[], None] = lambda: None
+        self._reading: asyncio.Task[None] | None = None
+
+    def open_shared(self, scoreboard: int, reports: ReportInbox) -> None:
+        """Take the table and the reports that all masters share."""
+        self.scoreboard = scoreboard
+        self.sampler = Sampler(Scoreboard.from_descriptor(scoreboard))
+        self.reports = reports
+        self.starter = MasterStarter(self.argv, self.environ, scoreboard, reports.write_end, self.children)
+
+    async def read_service(self, timeout: float = READ_TIMEOUT) -> Service:
+        """Read the configuration in a child, since gunicorn.conf.py is the user's code.
+
+        Raises:
+            ConfigurationError: it cannot be used; the message is the child's, with the traceback of the user's code.
+        """
+        command = [sys.executable, "-m", "outrider_supervisor.read_config", *self.argv]
+        child = await self.children.run(command, self.environ, timeout)
+        complaint = child.stderr.decode(errors="replace").strip()
+        if child.timed_out:
+            raise ConfigurationError(f"reading the configuration took longer than {timeout:g} s\n{complaint}")
+        if child.status != 0:
+            raise ConfigurationError(complaint or f"reading the configuration failed with status {child.status}")
+        return Service.from_json(child.stdout.decode())
+
+    def adopt_master(self, master: Master) -> None:
+        """Look after a master."""
+        self.masters[master.number] = master
+        self.master_pids[master.number] = master.process.pid
+
+    def close(self) -> None:
+        """Leave nothing behind but what runs on its own."""
+        if self._reading is not None:
+            self._reading.cancel()
+        for master in list(self.masters.values()):
+            master.close()
+        self.children.close()
+        self.pidfile.remove()
+
+    # -- the machine's actions
+
+    @singledispatchmethod
+    def do(self, action: Action) -> None:
+        """Do what the machine has decided."""
+        raise TypeError(f"not an action: {action!r}")
+
+    @do.register
+    def _(self, _action: actions.ReadConfiguration) -> None:
+        self._reading = self.loop.create_task(self._read_configuration())
+
+    async def _read_configuration(self) -> None:
+        try:
+            service = await self.read_service()
+            self.opened = await self.listeners.open(service)
+        except (ConfigurationError, OSError, ValueError) as error:
+            self.on_event(ConfigurationRefused(str(error)))
+        else:
+            self.journal.configure(service.errorlog, service.loglevel)
+            for note in service.notes:
+                self.journal.write(Level.WARNING, note, time.time())
+            self.on_event(ConfigurationRead(service))
+
+    @do.register
+    def _(self, action: actions.StartMaster) -> None:
+        try:
+            master = self.starter.start(action, self.opened, self.loop, self.on_event)
+        except OSError as error:
+            self.on_event(MasterExited(action.number, f"could not be started: {error}"))
+        else:
+            self.adopt_master(master)
+
+    @do.register
+    def _(self, action: actions.Tell) -> None:
+        master = self.masters.get(action.number)
+        if master is not None:
+            master.tell(action.message)
+
+    @do.register
+    def _(self, action: actions.Retire) -> None:
+        self.workers.signal(action.pid, signal.SIGTERM)
+
+    @do.register
+    def _(self, action: actions.Kill) -> None:
+        for pid in action.workers:
+            self.workers.signal(pid, signal.SIGKILL)
+        master = self.masters.get(action.number)
+        if master is not None:
+            master.process.signal(signal.SIGKILL)
+
+    @do.register
+    def _(self, action: actions.KeepListeners) -> None:
+        if action.service is None:
+            self.listeners.close_all()
+            return
+        self.listeners.keep_only(action.service)
+        try:
+            self.pidfile.place(action.service.pidfile)
+        except ConfigurationError as error:
+            self.journal.write(Level.WARNING, str(error), time.time())
+
+    @do.register
+    def _(self, action: actions.Log) -> None:
+        self.journal.write(action.level, action.text, time.time())
+
+    @do.register
+    def _(self, action: actions.Progress) -> None:
+        operation = self.operations.get(action.operation)
+        if operation is not None:
+            operation.progress(action.text)
+
+    @do.register
+    def _(self, action: actions.Finish) -> None:
+        operation = self.operations.pop(action.operation, None)
+        if operation is None:
+            return
+        details = ""
+        if action.code is Code.FAILED:
+            self.reports.read()
+            blamed = action.blamed or self.master_pids.get(action.generation, 0)
+            self.reports.forget(blamed)
+            details = self.journal.last_words(blamed)
+        operation.finish(Outcome(action.code is Code.DONE, action.code.value, action.message, details))
+
+    @do.register
+    def _(self, action: actions.Notify) -> None:
+        match action.readiness:
+            case Readiness.READY:
+                self.notifier.ready()
+            case Readiness.RELOADING:
+                self.notifier.reloading()
+            case Readiness.STOPPING:
+                self.notifier.stopping()
+
+    @do.register
+    def _(self, _action: actions.Upgrade) -> None:
+        self.upgrade()
+
+    @do.register
+    def _(self, action: actions.Exit) -> None:
+        if not self.ended.done():
+            self.ended.set_result(action.status)

@@ -1,0 +1,63 @@
+"""What the supervisor knows of a service: plain data that a short-lived child has read from its configuration."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any
+
+Address = tuple[str, int] | str | int
+"""A bind as gunicorn has it: host and port, a unix socket's path (abstract with a leading NUL), a descriptor."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Service:
+    """One reading of the configuration. Times are seconds, memory is bytes; 0 switches a limit off."""
+
+    name: str
+    """The instance's name: gunicorn's proc_name."""
+    application: str
+    worker_class: str
+    reports_state: bool
+    """Whether the workers keep a scoreboard row themselves: UvicornWorker and its subclasses do."""
+    addresses: tuple[Address, ...]
+    backlog: int
+    umask: int
+    uid: int
+    gid: int
+    workers: int
+    graceful_timeout: float
+    boot_timeout: float
+    canary: bool
+    canary_seconds: float
+    canary_requests: int
+    max_surge: int
+    restart_intensity: int
+    max_requests: int
+    max_requests_jitter: int
+    max_worker_age: float
+    max_worker_memory: int
+    preload: bool
+    directory: str
+    """The working directory after `chdir`."""
+    pidfile: str | None
+    errorlog: str
+    """Path of gunicorn's error log, or "-" for stderr."""
+    loglevel: str
+    notes: tuple[str, ...] = ()
+    """What the user should know about this configuration, a sentence each."""
+
+    def to_json(self) -> str:
+        """Write it as JSON."""
+        return json.dumps(dataclasses.asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Service:
+        """Read what `to_json` wrote."""
+        return cls.from_fields(json.loads(text))
+
+    @classmethod
+    def from_fields(cls, fields: dict[str, Any]) -> Service:
+        """Make one of its fields as JSON has them: without tuples."""
+        addresses = tuple(tuple(each) if isinstance(each, list) else each for each in fields["addresses"])
+        return cls(**{**fields, "addresses": addresses, "notes": tuple(fields["notes"])})

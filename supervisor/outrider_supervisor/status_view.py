@@ -1,0 +1,115 @@
+"""`outrider status` for people: the service at a glance, in 80 columns of plain text."""
+
+from __future__ import annotations
+
+import textwrap
+import time
+
+from outrider_supervisor.status import EventStatus, GenerationStatus, Status, WorkerStatus
+from outrider_supervisor.text_format import (
+    format_count,
+    format_duration,
+    format_milliseconds,
+    format_percent,
+    format_size,
+    plain,
+)
+
+WIDTH = 80
+MOST_EVENTS = 5
+_EVENT_LINES = 3
+_DAY = 86400
+
+# Heading, width, and whether to align to the right.
+_COLUMNS = (
+    ("PID", 8, True),
+    ("STATE", 8, False),
+    ("AGE", 7, True),
+    ("IN-FLIGHT", 10, True),
+    ("REQUESTS", 9, True),
+    ("5XX", 6, True),
+    ("LAG", 7, True),
+    ("CPU", 6, True),
+    ("MEMORY", 8, True),
+)
+_GREEN, _YELLOW, _RED = 32, 33, 31
+_COLOURS = {"serving": _GREEN, "degraded": _RED, "stopping": _YELLOW, "starting": _YELLOW, "reloading": _YELLOW}
+
+
+def render_status(status: Status, now: float, *, colour: bool = False) -> str:
+    """Write it out.
+
+    Args:
+        status: what the supervisor said.
+        now: Unix time.
+        colour: whether the state of the service is coloured.
+    """
+    lines = [*_head(status, now, colour), ""]
+    if status["generations"]:
+        lines.append(_row(tuple(heading for heading, _, _ in _COLUMNS)))
+        for generation in status["generations"]:
+            lines += _generation(generation, now)
+    if status["events"]:
+        lines += ["", "Latest events"]
+        for event in status["events"][-MOST_EVENTS:]:
+            lines += _event(event, now)
+    return "\n".join(lines) + "\n"
+
+
+def _head(status: Status, now: float, colour: bool) -> list[str]:
+    state = status["state"]
+    shown = f"\x1b[{_COLOURS[state]}m{state}\x1b[0m" if colour and state in _COLOURS else plain(state)
+    lines = [f"{plain(status['name'])}: {shown}, {status['capacity']} of {status['target']} workers ready"]
+    facts = f"outrider {status['version']}, pid {status['pid']}, up {format_duration(now - status['since'])}, "
+    lines += _wrapped(facts + " ".join(status["addresses"]), "")
+    operation = status["operation"]
+    if operation is not None:
+        age = "" if operation["since"] is None else f" for {format_duration(now - operation['since'])}"
+        progress = f": {operation['progress']}" if operation["progress"] else ""
+        lines += _wrapped(f"{operation['name']} under way{age}{progress}", "")
+    return lines
+
+
+def _generation(generation: GenerationStatus, now: float) -> list[str]:
+    master = "its master is gone" if generation["master_pid"] is None else f"master {generation['master_pid']}"
+    age = format_duration(now - generation["since"])
+    title = f"generation {generation['number']}: {generation['state']}, {age}, {master}"
+    return [title, *(_row(_cells(worker)) for worker in generation["workers"])]
+
+
+def _cells(worker: WorkerStatus) -> tuple[str, ...]:
+    return (
+        str(worker["pid"]),
+        worker["state"],
+        format_duration(worker["age"]),
+        format_count(worker["in_flight"]),
+        format_count(worker["requests"]),
+        format_count(worker["errors_5xx"]),
+        format_milliseconds(worker["loop_lag_ms"]),
+        format_percent(worker["cpu_percent"]),
+        format_size(worker["memory_bytes"]),
+    )
+
+
+def _row(cells: tuple[str, ...]) -> str:
+    columns = zip(cells, _COLUMNS, strict=True)
+    return " ".join(
+        plain(cell).rjust(width) if is_number else plain(cell).ljust(width) for cell, (_, width, is_number) in columns
+    ).rstrip()
+
+
+def _event(event: EventStatus, now: float) -> list[str]:
+    clock = "%H:%M:%S" if now - event["at"] < _DAY else "%m-%d %H:%M"
+    level = "" if event["level"] == "info" else f"{event['level']}: "
+    return _wrapped(f"{time.strftime(clock, time.localtime(event['at']))}  {level}{event['text']}", " " * 10)
+
+
+def _wrapped(text: str, indent: str) -> list[str]:
+    return textwrap.wrap(
+        plain(text),
+        WIDTH,
+        subsequent_indent=indent,
+        max_lines=_EVENT_LINES,
+        placeholder=" ...",
+        break_on_hyphens=False,
+    )

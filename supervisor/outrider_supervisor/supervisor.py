@@ -1,0 +1,289 @@
+"""The supervisor process: handlers enqueue events, one place hands them to the machine, and the seam does what it says."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import setproctitle
+
+from outrider import __version__
+from outrider.errors import ConfigurationError
+from outrider.scoreboard import Scoreboard
+from outrider_supervisor import control_commands as commands
+from outrider_supervisor import events, paths
+from outrider_supervisor.actions import Code, Level
+from outrider_supervisor.control import ControlServer
+from outrider_supervisor.control_app import ControlApp
+from outrider_supervisor.events import Event
+from outrider_supervisor.journal import Journal
+from outrider_supervisor.listeners import PATIENCE, Listeners
+from outrider_supervisor.machine import Machine
+from outrider_supervisor.messages import ReopenLogs, WorkerExited, WorkerSpawned
+from outrider_supervisor.notify import Notifier
+from outrider_supervisor.operations import Operation, Outcome
+from outrider_supervisor.processes import become_subreaper
+from outrider_supervisor.report_inbox import ReportInbox
+from outrider_supervisor.reports import Report
+from outrider_supervisor.seam import Seam
+from outrider_supervisor.status_report import Clocks, Facts, Usage, build_status
+
+CALM_TICK = 1.0
+BUSY_TICK = 0.1
+"""Seconds between looks at the scoreboard: with nothing under way, and during a change."""
+DUMP_PATIENCE = 5.0
+"""Seconds in which a worker answers a request for its stacks."""
+CONFIGURATION_FAILED = 1
+
+
+class Supervisor:
+    """One service. `Handler` of the control socket."""
+
+    def __init__(self, argv: Sequence[str], environ: Mapping[str, str], journal: Journal) -> None:
+        self.machine = Machine()
+        self.journal = journal
+        self.loop = asyncio.get_running_loop()
+        self.since = time.monotonic()
+        self.upgrades = 0
+        self.name = ""
+        self._events: deque[Event] = deque()
+        self._is_dispatching = False
+        self._dumps: dict[int, Operation] = {}
+        self._dumped_at: dict[int, float] = {}
+        self._next_operation = 0
+        self._progress = ""
+        self._operation_since = 0.0
+        self._title = ""
+        self._timer: asyncio.TimerHandle | None = None
+        notifier = Notifier.from_environment(environ, os.getpid())
+        self.seam = Seam(argv, environ, journal, Listeners(self._warn), notifier, self.enqueue)
+        self.control: ControlServer | None = None
+
+    # -- start and end
+
+    async def start(self) -> None:
+        """Read the configuration, open what there is to open, and start the first generation.
+
+        Raises:
+            ConfigurationError: something of it cannot be used; nothing is left behind.
+        """
+        seam = self.seam
+        become_subreaper()
+        lost = seam.listeners.adopt(dict(seam.environ))
+        service = await seam.read_service()
+        self.name = service.name
+        self.journal.configure(service.errorlog, service.loglevel)
+        for note in (
+            *(f"{name}: kept by the service manager in vain, nobody can reach it" for name in lost),
+            *service.notes,
+        ):
+            self._warn(note)
+        directory = paths.directories(seam.environ, os.geteuid())[0]
+        self.control = ControlServer(directory, self.name, ControlApp(self), self.journal.logger)
+        await self.control.start()
+        seam.pidfile.place(service.pidfile)
+        seam.opened = await seam.listeners.open(service, patience=PATIENCE)
+        descriptor = os.memfd_create("outrider-scoreboard")
+        Scoreboard.create_in(descriptor)
+        seam.open_shared(descriptor, ReportInbox(self.loop, self._note_report))
+        where = ", ".join(seam.listeners.descriptions())
+        self._log(f"supervisor of {self.name} ({os.getpid()}), {service.workers} workers, listening at {where}")
+        self.begin()
+        self.enqueue(events.Started(service))
+
+    def begin(self) -> None:
+        """Listen to signals and to the clock."""
+        handlers = {
+            signal.SIGHUP: lambda: self.enqueue(events.ReloadAsked(0, canary=True)),
+            signal.SIGTTIN: lambda: self.enqueue(events.ScaleAsked(0, 1, relative=True)),
+            signal.SIGTTOU: lambda: self.enqueue(events.ScaleAsked(0, -1, relative=True)),
+            signal.SIGUSR1: self._reopen_logs,
+            signal.SIGUSR2: lambda: self.enqueue(events.UpgradeAsked(0)),
+            signal.SIGTERM: lambda: self.enqueue(events.StopAsked(0, fast=self.machine.is_stopping)),
+            signal.SIGINT: lambda: self.enqueue(events.StopAsked(0, fast=True)),
+            signal.SIGQUIT: lambda: self.enqueue(events.StopAsked(0, fast=True)),
+            signal.SIGCHLD: self.seam.children.reap_strangers,
+            signal.SIGWINCH: lambda: None,
+        }
+        for number, handler in handlers.items():
+            self.loop.add_signal_handler(number, handler)
+        self._timer = self.loop.call_soon(self._tick)  # type: ignore[assignment]  # a handle like the later ones
+
+    async def run(self) -> int:
+        """Supervise until the service has ended; the exit status."""
+        status = await self.seam.ended
+        self._log("stopped")
+        return status
+
+    async def close(self) -> None:
+        """Give back what was opened."""
+        if self._timer is not None:
+            self._timer.cancel()
+        if self.control is not None:
+            await self.control.close()
+        self.seam.listeners.close_all()
+        self.seam.close()
+
+    # -- events
+
+    def enqueue(self, event: Event) -> None:
+        """Take an event; those that come while another one is handled wait for their turn."""
+        self._events.append(event)
+        if not self._is_dispatching:
+            self._is_dispatching = True
+            try:
+                while self._events:
+                    self._dispatch(self._events.popleft())
+            finally:
+                self._is_dispatching = False
+
+    def _dispatch(self, event: Event) -> None:
+        match event:
+            case events.FromGeneration(number, WorkerSpawned(pid)):
+                self.seam.workers.add(pid, self.seam.master_pids.get(number))
+            case events.FromGeneration(_, WorkerExited(pid)):
+                self.seam.reports.read()
+                self.seam.reports.forget(pid)
+                self._end_dump(pid, "the worker has ended")
+                self._dumped_at.pop(pid, None)
+            case events.MasterExited(number):
+                self.seam.masters.pop(number, None)
+        before = self.machine.operation
+        for action in self.machine.handle(event, time.monotonic()):
+            self.seam.do(action)
+        if self.machine.operation is not before:
+            self._operation_since = time.monotonic()
+        self._show_title()
+
+    def _tick(self) -> None:
+        machine = self.machine
+        is_calm = machine.state in ("serving", "degraded") and machine.operation is None and not machine.replacing
+        self._timer = self.loop.call_later(CALM_TICK if is_calm else BUSY_TICK, self._tick)
+        self.enqueue(events.Observed(self.seam.sampler.sample(machine.fleet.generations.values(), time.monotonic())))
+
+    def _reopen_logs(self) -> None:
+        self.journal.reopen()
+        for master in self.seam.masters.values():
+            master.tell(ReopenLogs())
+        self._log("log files reopened")
+
+    def _note_report(self, report: Report) -> None:
+        self.journal.keep_report(report.pid, report.text)
+        if report.report == "dump":
+            self._dumped_at[report.pid] = time.time()
+            operation = self._dumps.pop(report.pid, None)
+            if operation is not None:
+                operation.finish(
+                    Outcome(ok=True, code=Code.DONE.value, message=f"worker {report.pid}", details=report.text)
+                )
+
+    def _log(self, text: str) -> None:
+        self.journal.write(Level.INFO, text, time.time())
+
+    def _warn(self, text: str) -> None:
+        self.journal.write(Level.WARNING, text, time.time())
+
+    def _show_title(self) -> None:
+        title = f"outrider: supervisor [{self.name}] {self.machine.state}"
+        if title != self._title:
+            self._title = title
+            setproctitle.setproctitle(title)
+            self.seam.notifier.status(self._summary())
+
+    def _summary(self) -> str:
+        machine = self.machine
+        generation = f"generation {machine.current.number}, " if machine.current is not None else ""
+        return f"{machine.state}: {generation}{machine.fleet.capacity} of {machine.target} workers"
+
+    # -- what clients ask
+
+    def submit(self, command: commands.Command) -> Operation:
+        """Handler: take a command."""
+        operation = Operation()
+        match command:
+            case commands.Dump(pid):
+                self._dump(pid, operation)
+                return operation
+        self._next_operation += 1
+        number = self._next_operation
+        self.seam.operations[number] = operation
+        match command:
+            case commands.Reload(canary):
+                self.enqueue(events.ReloadAsked(number, canary))
+            case commands.StopService(fast):
+                self.enqueue(events.StopAsked(number, fast))
+            case commands.Scale(workers):
+                self.enqueue(events.ScaleAsked(number, workers))
+            case commands.Recycle(pid):
+                self.enqueue(events.RecycleAsked(number, pid))
+            case commands.Upgrade():
+                self.enqueue(events.UpgradeAsked(number))
+        return operation
+
+    def status(self) -> dict[str, Any]:
+        """Handler: the state of everything."""
+        now = time.monotonic()
+        rows = self.seam.sampler.rows()
+        pids = [pid for generation in self.machine.fleet.generations.values() for pid in generation.workers]
+        facts = Facts(
+            name=self.name,
+            pid=os.getpid(),
+            version=__version__,
+            since=self.since,
+            addresses=tuple(self.seam.listeners.descriptions()),
+            master_pids=self.seam.master_pids,
+            operation_since=self._operation_since,
+            progress=self._progress,
+        )
+        usage: dict[int, Usage] = self.seam.sampler.usage(pids, rows, now, self._dumped_at)
+        status = build_status(self.machine, facts, rows.values(), usage, self.journal.events, Clocks(now, time.time()))
+        return dict(status)
+
+    def _dump(self, pid: int, operation: Operation) -> None:
+        generations = self.machine.fleet.generations.values()
+        owner = next((each for each in generations if pid in each.workers), None)
+        problem = ""
+        if owner is None:
+            problem = f"{pid} is no worker; `outrider status` lists them"
+        elif not owner.service.reports_state:
+            problem = f"workers of {owner.service.worker_class} can't dump their stacks"
+        elif pid in self._dumps:
+            problem = f"worker {pid} is writing its stacks already"
+        if problem:
+            operation.finish(Outcome(ok=False, code=Code.REFUSED.value, message=problem))
+            return
+        self._dumps[pid] = operation
+        self.loop.call_later(
+            DUMP_PATIENCE, self._end_dump, pid, f"no answer within {DUMP_PATIENCE:g} s; look in its log"
+        )
+        if not self.seam.workers.signal(pid, signal.SIGUSR2):
+            self._end_dump(pid, "the worker has ended")
+
+    def _end_dump(self, pid: int, problem: str) -> None:
+        operation = self._dumps.pop(pid, None)
+        if operation is not None:
+            operation.finish(Outcome(ok=False, code=Code.FAILED.value, message=f"worker {pid}: {problem}"))
+
+
+def run(argv: Sequence[str]) -> int:
+    """`outrider run`: supervise the service that this command line describes; the exit status."""
+    try:
+        return asyncio.run(_supervise(argv))
+    except ConfigurationError as error:
+        print(f"Error: {error}", file=sys.stderr)  # noqa: T201  # before there is a log, or beside it
+        return CONFIGURATION_FAILED
+
+
+async def _supervise(argv: Sequence[str]) -> int:
+    supervisor = Supervisor(argv, dict(os.environ), Journal())
+    try:
+        await supervisor.start()
+        return await supervisor.run()
+    finally:
+        await supervisor.close()
