@@ -83,7 +83,7 @@ def _parser() -> argparse.ArgumentParser:
         "outrider", description=DESCRIPTION, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--version", action="version", version=f"outrider {__version__}")
-    add = parser.add_subparsers(dest="command", metavar="COMMAND", required=True).add_parser
+    add = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND", required=True).add_parser
     name = argparse.ArgumentParser(add_help=False)
     name.add_argument("--name", help="the instance's name (proc_name); needed only where several run")
     for command, started in _STARTED.items():
@@ -91,11 +91,11 @@ def _parser() -> argparse.ArgumentParser:
 
     status = add("status", parents=[name], help="show generations, workers and the latest events")
     status.add_argument("--json", action="store_true", help="as JSON; docs/supervisor.md explains it")
-    reload_ = add("reload", parents=[name], help="start the code and configuration anew, and take over if they serve")
-    reload_.add_argument("--no-canary", dest="canary", action="store_false", help="do not watch a first worker before")
+    reload_ = add("reload", parents=[name], help="serve the code and configuration of now, if they work")
+    reload_.add_argument("--no-canary", dest="canary", action="store_false", help="do not watch a first worker")
     stop = add("stop", parents=[name], help="end the service when its requests are answered")
     stop.add_argument("--fast", action="store_true", help="at once: requests in flight are cut")
-    scale = add("scale", parents=[name], help="change the number of workers, also for later reloads")
+    scale = add("scale", parents=[name], help="change the number of workers, until the next stop")
     scale.add_argument("workers", type=_positive, metavar="N")
     recycle = add("recycle", parents=[name], help="replace workers by new ones")
     which = recycle.add_mutually_exclusive_group(required=True)
@@ -103,7 +103,7 @@ def _parser() -> argparse.ArgumentParser:
     which.add_argument("--all", action="store_true", help="one after the other")
     dump = add("dump", parents=[name], help="show what a worker is doing: stacks, tasks, requests")
     dump.add_argument("pid", type=_positive, metavar="PID")
-    add("upgrade", parents=[name], help="replace the supervisor by its installed version, in place")
+    add("upgrade", parents=[name], help="replace the supervisor itself, in place")
     return parser
 
 
@@ -189,7 +189,7 @@ def _conclude(console: Console, name: str, outcome: dict[str, Any]) -> int:
 
 def _complain(text: str, prefix: str = "outrider: ") -> None:
     try:
-        print(prefix + plain(text), file=sys.stderr, flush=True)
+        print(prefix + plain(text), file=sys.stderr, flush=True)  # noqa: T201  # a command line tool prints
     except OSError:
         return  # nobody is there to read it
 
@@ -211,13 +211,13 @@ def _start(name: str, argv: Sequence[str]) -> int:
 
 
 def _run(argv: Sequence[str]) -> int:
-    from outrider_supervisor import supervisor  # noqa: PLC0415  # as above
+    from outrider_supervisor.main import run  # noqa: PLC0415  # as above
 
-    return supervisor.run(argv)
+    return run(argv)
 
 
 def _check(argv: Sequence[str]) -> int:
-    command = [sys.executable, "-m", "outrider_supervisor.read_config", "--import", *argv]
+    command = [sys.executable, "-P", "-m", "outrider_supervisor.read_config", "--import", *argv]
     try:
         child = subprocess.run(command, stdout=subprocess.PIPE, check=False)  # noqa: S603  # our own module
     except KeyboardInterrupt:
@@ -239,8 +239,8 @@ def _check(argv: Sequence[str]) -> int:
 
 
 _STARTED = {
-    "run": _Started(_run, "serve an application: `outrider run [gunicorn options] APP`"),
-    "check": _Started(_check, "read the configuration and import the application, as `run` would"),
+    "run": _Started(_run, "serve: outrider run [gunicorn's options] APP"),
+    "check": _Started(_check, "try configuration and import, with the same arguments"),
 }
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import sys
+import time
 from collections import OrderedDict, deque
+from typing import Any
 
 from outrider.log_errors import quiet_handler_errors
 from outrider_supervisor.actions import Level
@@ -52,10 +54,23 @@ class Journal:
             self.configure(path, logging.getLevelName(self.logger.level))
             self._path = path
 
-    def write(self, level: Level, text: str, now: float) -> None:
-        """Log one decision at Unix time `now`, and keep it for `status`."""
+    def write(self, level: Level, text: str) -> None:
+        """Log one decision, and keep it for `status`."""
         self.logger.log(_LEVELS[level], text)
-        self.events.append({"at": round(now, 3), "level": level.value, "text": text})
+        self.events.append({"at": round(time.time(), 3), "level": level.value, "text": text})
+
+    def to_state(self) -> dict[str, Any]:
+        """What `take_state` needs in the supervisor that replaces this one."""
+        return {
+            "errorlog": self._path,
+            "loglevel": logging.getLevelName(self.logger.level),
+            "events": list(self.events),
+        }
+
+    def take_state(self, state: dict[str, Any]) -> None:
+        """Log on where another supervisor did."""
+        self.configure(state["errorlog"], state["loglevel"])
+        self.events.extend(state["events"])
 
     def keep_report(self, pid: int, text: str) -> None:
         """Remember what a process has logged: it may be the last thing it says."""

@@ -85,6 +85,8 @@ class Machine:
 
     @_take.register
     def _(self, event: events.Started) -> None:
+        if self.is_stopping:
+            return
         self.target = event.service.workers
         generation = self.fleet.make(event.service, self._now)
         generation.target = self.target

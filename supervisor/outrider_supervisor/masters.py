@@ -115,7 +115,7 @@ class MasterStarter:
             f"{PREFIX}WORKERS": str(order.workers),
         }
         descriptors = [*(each.fileno() for each in listeners), self.scoreboard, theirs.fileno(), self.reports]
-        command = [sys.executable, "-m", "outrider_supervisor.master", *self.argv]
+        command = [sys.executable, "-P", "-m", "outrider_supervisor.master", *self.argv]
         with theirs:
             try:
                 process = self.children.spawn(command, environ, descriptors)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import socket
 import time
+from array import array
 from collections.abc import Callable, Mapping
 
 _MICROSECONDS = 1_000_000
@@ -90,10 +91,9 @@ class Notifier:
             if self._socket is None:
                 # Python sets close-on-exec.
                 self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-            if descriptors:
-                socket.send_fds(self._socket, [message], descriptors, flags, self._address)
-            else:
-                self._socket.sendto(message, flags, self._address)
+            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", descriptors))] if descriptors else []
+            # Not socket.send_fds, which drops flags and address (CPython 3.11).
+            self._socket.sendmsg([message], rights, flags, self._address)
         except (OSError, ValueError):  # ValueError: a NUL in a path
             return False
         return True

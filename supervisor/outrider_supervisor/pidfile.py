@@ -15,6 +15,15 @@ class PidFile:
     def __init__(self) -> None:
         self._path: Path | None = None
 
+    @property
+    def path(self) -> str | None:
+        """Where the file is; set it to take over one that says the same process."""
+        return str(self._path) if self._path else None
+
+    @path.setter
+    def path(self, path: str | None) -> None:
+        self._path = Path(path) if path else None
+
     def place(self, path: str | None) -> None:
         """Write the file, or move it if it is elsewhere; with None, remove it.
 

@@ -34,7 +34,7 @@ IMPORT = "--import"
 
 _REFUSED = {
     "daemon": "Outrider runs in the foreground; use systemd or another process manager",
-    "reuse_port": "the supervisor owns one listener per address; per-worker listeners lose what is queued when one closes",
+    "reuse_port": "the supervisor owns one listener per address; per-worker ones lose what is queued when one closes",
     "check_config": "use `outrider check`",
     "print_config": "use `gunicorn --print-config`",
 }
@@ -72,7 +72,7 @@ def main(argv: Sequence[str]) -> int:
         with os.fdopen(answer, "w") as stream:
             stream.write(service.to_json())
         return 0
-    print(complaint.rstrip(), file=sys.stderr)
+    print(complaint.rstrip(), file=sys.stderr)  # noqa: T201  # that is where the supervisor reads it
     return 1
 
 
@@ -95,7 +95,7 @@ def describe(application: OutriderApplication) -> Service:
     reports_state = issubclass(worker_class, UvicornWorker)
     return Service(
         name=cfg.proc_name,
-        application=application.app_uri,
+        application=application.app_uri or "",
         worker_class=cfg.worker_class_str,
         reports_state=reports_state,
         addresses=tuple(cfg.address),
@@ -133,7 +133,7 @@ def import_application(application: OutriderApplication) -> None:
     """
     cfg = application.cfg
     application.set_import_path()
-    uri = application.app_uri
+    uri = application.app_uri or ""
     try:
         found = application.wsgi()
     except ModuleNotFoundError as error:
@@ -197,7 +197,13 @@ def _without_logs(cfg: Any) -> Any:
     """A configuration of which a logger opens no file: a log file made here would belong to the wrong user."""
     quiet = copy.copy(cfg)
     quiet.settings = {name: setting.copy() for name, setting in cfg.settings.items()}
-    silent = {"errorlog": "-", "accesslog": None, "loglevel": "error", "capture_output": False, "syslog": False}
+    silent: dict[str, Any] = {
+        "errorlog": "-",
+        "accesslog": None,
+        "loglevel": "error",
+        "capture_output": False,
+        "syslog": False,
+    }
     silent |= {"logconfig": None, "logconfig_dict": {}, "logconfig_json": None, "statsd_host": None}
     for name, value in silent.items():
         quiet.settings[name].value = value

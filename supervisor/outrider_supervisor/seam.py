@@ -6,10 +6,9 @@ import asyncio
 import signal
 import socket
 import sys
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import singledispatchmethod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from outrider.errors import ConfigurationError
 from outrider.scoreboard import Scoreboard
@@ -62,7 +61,8 @@ class Seam:
         self.opened: list[socket.socket] = []
         self.operations: dict[int, Operation] = {}
         self.ended: asyncio.Future[int] = self.loop.create_future()
-        self.upgrade: Callable[[], None] = lambda: None
+        self.upgrade: Callable[[], Coroutine[Any, Any, None]]
+        """Becomes a new supervisor; set by whoever can."""
         self._reading: asyncio.Task[None] | None = None
 
     def open_shared(self, scoreboard: int, reports: ReportInbox) -> None:
@@ -72,17 +72,17 @@ class Seam:
         self.reports = reports
         self.starter = MasterStarter(self.argv, self.environ, scoreboard, reports.write_end, self.children)
 
-    async def read_service(self, timeout: float = READ_TIMEOUT) -> Service:
+    async def read_service(self) -> Service:
         """Read the configuration in a child, since gunicorn.conf.py is the user's code.
 
         Raises:
             ConfigurationError: it cannot be used; the message is the child's, with the traceback of the user's code.
         """
-        command = [sys.executable, "-m", "outrider_supervisor.read_config", *self.argv]
-        child = await self.children.run(command, self.environ, timeout)
+        command = [sys.executable, "-P", "-m", "outrider_supervisor.read_config", *self.argv]
+        child = await self.children.run(command, self.environ, READ_TIMEOUT)
         complaint = child.stderr.decode(errors="replace").strip()
         if child.timed_out:
-            raise ConfigurationError(f"reading the configuration took longer than {timeout:g} s\n{complaint}")
+            raise ConfigurationError(f"reading the configuration took longer than {READ_TIMEOUT:g} s\n{complaint}")
         if child.status != 0:
             raise ConfigurationError(complaint or f"reading the configuration failed with status {child.status}")
         return Service.from_json(child.stdout.decode())
@@ -121,7 +121,7 @@ class Seam:
         else:
             self.journal.configure(service.errorlog, service.loglevel)
             for note in service.notes:
-                self.journal.write(Level.WARNING, note, time.time())
+                self.journal.write(Level.WARNING, note)
             self.on_event(ConfigurationRead(service))
 
     @do.register
@@ -160,11 +160,11 @@ class Seam:
         try:
             self.pidfile.place(action.service.pidfile)
         except ConfigurationError as error:
-            self.journal.write(Level.WARNING, str(error), time.time())
+            self.journal.write(Level.WARNING, str(error))
 
     @do.register
     def _(self, action: actions.Log) -> None:
-        self.journal.write(action.level, action.text, time.time())
+        self.journal.write(action.level, action.text)
 
     @do.register
     def _(self, action: actions.Progress) -> None:
@@ -197,7 +197,7 @@ class Seam:
 
     @do.register
     def _(self, _action: actions.Upgrade) -> None:
-        self.upgrade()
+        self._upgrading = self.loop.create_task(self.upgrade())
 
     @do.register
     def _(self, action: actions.Exit) -> None:

@@ -1,20 +1,18 @@
-"""The supervisor process: handlers enqueue events, one place hands them to the machine, and the seam does what it says."""
+"""The supervisor process: handlers enqueue events, the machine decides, the seam acts."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import signal
-import sys
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any
 
 import setproctitle
 
 from outrider import __version__
-from outrider.errors import ConfigurationError
 from outrider.scoreboard import Scoreboard
 from outrider_supervisor import control_commands as commands
 from outrider_supervisor import events, paths
@@ -39,7 +37,10 @@ BUSY_TICK = 0.1
 """Seconds between looks at the scoreboard: with nothing under way, and during a change."""
 DUMP_PATIENCE = 5.0
 """Seconds in which a worker answers a request for its stacks."""
-CONFIGURATION_FAILED = 1
+HANDLED_SIGNALS = (
+    *(signal.SIGHUP, signal.SIGTTIN, signal.SIGTTOU, signal.SIGUSR1, signal.SIGUSR2, signal.SIGWINCH),
+    *(signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGCHLD),
+)
 
 
 class Supervisor:
@@ -62,8 +63,8 @@ class Supervisor:
         self._title = ""
         self._timer: asyncio.TimerHandle | None = None
         notifier = Notifier.from_environment(environ, os.getpid())
-        self.seam = Seam(argv, environ, journal, Listeners(self._warn), notifier, self.enqueue)
-        self.control: ControlServer | None = None
+        self.seam = Seam(argv, environ, journal, Listeners(self.warn), notifier, self.enqueue)
+        self.control_server: ControlServer
 
     # -- start and end
 
@@ -83,40 +84,61 @@ class Supervisor:
             *(f"{name}: kept by the service manager in vain, nobody can reach it" for name in lost),
             *service.notes,
         ):
-            self._warn(note)
+            self.warn(note)
         directory = paths.directories(seam.environ, os.geteuid())[0]
-        self.control = ControlServer(directory, self.name, ControlApp(self), self.journal.logger)
-        await self.control.start()
+        self.control_server = ControlServer(directory, self.name, ControlApp(self), self.journal.logger)
+        await self.control_server.start()
         seam.pidfile.place(service.pidfile)
         seam.opened = await seam.listeners.open(service, patience=PATIENCE)
         descriptor = os.memfd_create("outrider-scoreboard")
         Scoreboard.create_in(descriptor)
-        seam.open_shared(descriptor, ReportInbox(self.loop, self._note_report))
+        seam.open_shared(descriptor, ReportInbox(self.loop, self.note_report))
         where = ", ".join(seam.listeners.descriptions())
         self._log(f"supervisor of {self.name} ({os.getpid()}), {service.workers} workers, listening at {where}")
         self.begin()
         self.enqueue(events.Started(service))
 
     def begin(self) -> None:
-        """Listen to signals and to the clock."""
-        handlers = {
-            signal.SIGHUP: lambda: self.enqueue(events.ReloadAsked(0, canary=True)),
-            signal.SIGTTIN: lambda: self.enqueue(events.ScaleAsked(0, 1, relative=True)),
-            signal.SIGTTOU: lambda: self.enqueue(events.ScaleAsked(0, -1, relative=True)),
-            signal.SIGUSR1: self._reopen_logs,
-            signal.SIGUSR2: lambda: self.enqueue(events.UpgradeAsked(0)),
-            signal.SIGTERM: lambda: self.enqueue(events.StopAsked(0, fast=self.machine.is_stopping)),
-            signal.SIGINT: lambda: self.enqueue(events.StopAsked(0, fast=True)),
-            signal.SIGQUIT: lambda: self.enqueue(events.StopAsked(0, fast=True)),
-            signal.SIGCHLD: self.seam.children.reap_strangers,
-            signal.SIGWINCH: lambda: None,
-        }
-        for number, handler in handlers.items():
-            self.loop.add_signal_handler(number, handler)
-        self._timer = self.loop.call_soon(self._tick)  # type: ignore[assignment]  # a handle like the later ones
+        """Look at what there is from now on."""
+        self.seam.children.reap_strangers()
+        self._tick()
 
-    async def run(self) -> int:
-        """Supervise until the service has ended; the exit status."""
+    def listen_to_signals(self) -> None:
+        """Have signals enqueue events. They were blocked until now, if this supervisor replaces another one."""
+        for number in HANDLED_SIGNALS:
+            self.loop.add_signal_handler(number, self._note_signal, number)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED_SIGNALS)
+
+    def _note_signal(self, number: int) -> None:
+        match number:
+            case signal.SIGHUP:
+                self.enqueue(events.ReloadAsked(0, canary=True))
+            case signal.SIGTTIN | signal.SIGTTOU:
+                self.enqueue(events.ScaleAsked(0, 1 if number == signal.SIGTTIN else -1, relative=True))
+            case signal.SIGUSR1:
+                self._reopen_logs()
+            case signal.SIGUSR2:
+                self.enqueue(events.UpgradeAsked(0))
+            case signal.SIGTERM:
+                self.enqueue(events.StopAsked(0, fast=self.machine.is_stopping))
+            case signal.SIGINT | signal.SIGQUIT:
+                self.enqueue(events.StopAsked(0, fast=True))
+            case signal.SIGCHLD:
+                self.seam.children.reap_strangers()
+
+    async def run(self, start: Coroutine[Any, Any, None]) -> int:
+        """Supervise until the service has ended; the exit status.
+
+        Raises:
+            ConfigurationError: the start failed.
+        """
+        self.listen_to_signals()
+        starting = self.loop.create_task(start)
+        awaited: tuple[asyncio.Future[Any], ...] = (starting, self.seam.ended)
+        await asyncio.wait(awaited, return_when=asyncio.FIRST_COMPLETED)
+        if starting.done():
+            starting.result()
+        starting.cancel()
         status = await self.seam.ended
         self._log("stopped")
         return status
@@ -125,10 +147,17 @@ class Supervisor:
         """Give back what was opened."""
         if self._timer is not None:
             self._timer.cancel()
-        if self.control is not None:
-            await self.control.close()
+        if hasattr(self, "control_server"):
+            await self.control_server.close()
         self.seam.listeners.close_all()
         self.seam.close()
+
+    def finish_upgrade(self) -> None:
+        """Tell who waits for the upgrade that it happens now: the connection does not survive it."""
+        operation = self.machine.operation
+        if operation is not None:
+            done = Outcome(ok=True, code=Code.DONE.value, message="the new supervisor takes over")
+            self.seam.operations.pop(operation.id, Operation()).finish(done)
 
     # -- events
 
@@ -173,7 +202,7 @@ class Supervisor:
             master.tell(ReopenLogs())
         self._log("log files reopened")
 
-    def _note_report(self, report: Report) -> None:
+    def note_report(self, report: Report) -> None:
         self.journal.keep_report(report.pid, report.text)
         if report.report == "dump":
             self._dumped_at[report.pid] = time.time()
@@ -184,10 +213,10 @@ class Supervisor:
                 )
 
     def _log(self, text: str) -> None:
-        self.journal.write(Level.INFO, text, time.time())
+        self.journal.write(Level.INFO, text)
 
-    def _warn(self, text: str) -> None:
-        self.journal.write(Level.WARNING, text, time.time())
+    def warn(self, text: str) -> None:
+        self.journal.write(Level.WARNING, text)
 
     def _show_title(self) -> None:
         title = f"outrider: supervisor [{self.name}] {self.machine.state}"
@@ -269,21 +298,3 @@ class Supervisor:
         operation = self._dumps.pop(pid, None)
         if operation is not None:
             operation.finish(Outcome(ok=False, code=Code.FAILED.value, message=f"worker {pid}: {problem}"))
-
-
-def run(argv: Sequence[str]) -> int:
-    """`outrider run`: supervise the service that this command line describes; the exit status."""
-    try:
-        return asyncio.run(_supervise(argv))
-    except ConfigurationError as error:
-        print(f"Error: {error}", file=sys.stderr)  # noqa: T201  # before there is a log, or beside it
-        return CONFIGURATION_FAILED
-
-
-async def _supervise(argv: Sequence[str]) -> int:
-    supervisor = Supervisor(argv, dict(os.environ), Journal())
-    try:
-        await supervisor.start()
-        return await supervisor.run()
-    finally:
-        await supervisor.close()

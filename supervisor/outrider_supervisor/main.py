@@ -1,0 +1,54 @@
+"""The supervisor process: begins with a command line, or goes on where another supervisor has stopped.
+
+`python -m outrider_supervisor.main DESCRIPTOR` takes over the state in that descriptor; with `--check PATH` it only says
+whether it could (see `upgrade`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from outrider.errors import ConfigurationError
+from outrider_supervisor import upgrade
+from outrider_supervisor.journal import Journal
+from outrider_supervisor.machine_state import load_machine
+from outrider_supervisor.supervisor import Supervisor
+
+CONFIGURATION_FAILED = 1
+
+
+def run(argv: Sequence[str]) -> int:
+    """`outrider run`: supervise the service that this command line describes; the exit status."""
+    try:
+        return asyncio.run(_supervise(argv, None))
+    except ConfigurationError as error:
+        print(f"Error: {error}", file=sys.stderr)  # noqa: T201  # before there is a log, or beside it
+        return CONFIGURATION_FAILED
+
+
+async def _supervise(argv: Sequence[str], state: dict[str, Any] | None) -> int:
+    supervisor = Supervisor(argv, dict(os.environ), Journal())
+    supervisor.seam.upgrade = lambda: upgrade.replace(supervisor)
+    try:
+        return await supervisor.run(supervisor.start() if state is None else upgrade.resume(supervisor, state))
+    finally:
+        await supervisor.close()
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Take over, or check whether that would work; the exit status."""
+    if arguments[0] == upgrade.CHECK:
+        load_machine(upgrade.read(arguments[1])["machine"])
+        return 0
+    descriptor = int(arguments[0])
+    state = upgrade.read(f"/proc/self/fd/{descriptor}")
+    os.close(descriptor)
+    return asyncio.run(_supervise(state["argv"], state))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,163 @@
+"""`outrider upgrade`: another supervisor in the place of this one, with the same process id, children and sockets.
+
+The state is written to a memory file. A child of the new version reads it first, and says whether it could take over;
+then this process becomes the new one by execve(2). Signals wait meanwhile: they are blocked until it has its handlers.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NoReturn
+
+from outrider_supervisor.actions import Level
+from outrider_supervisor.control import ControlServer
+from outrider_supervisor.control_app import ControlApp
+from outrider_supervisor.events import UpgradeFailed
+from outrider_supervisor.listeners import Listeners
+from outrider_supervisor.machine_state import load_machine, save_machine
+from outrider_supervisor.masters import Master
+from outrider_supervisor.report_inbox import ReportInbox
+from outrider_supervisor.supervisor import HANDLED_SIGNALS, Supervisor
+
+CHECK = "--check"
+CHECK_TIMEOUT = 30.0
+STATE_VERSION = 1
+
+
+async def replace(supervisor: Supervisor) -> None:
+    """Become the new supervisor; returns only if that failed, and has told the machine so."""
+    state = os.memfd_create("outrider-state")
+    try:
+        _write(state, save(supervisor))
+        complaint = await _check(supervisor, state)
+        if complaint:
+            supervisor.enqueue(UpgradeFailed(complaint))
+            return
+        supervisor.finish_upgrade()
+        await supervisor.control_server.suspend()
+        signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED_SIGNALS)
+        try:
+            _write(state, save(supervisor))  # as it is now
+            _become_new(supervisor, state)
+        except OSError as error:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED_SIGNALS)
+            await supervisor.control_server.start()
+            supervisor.enqueue(UpgradeFailed(f"{sys.executable} cannot be executed: {error.strerror}"))
+    finally:
+        os.close(state)
+
+
+def save(supervisor: Supervisor) -> dict[str, Any]:
+    """All that the new supervisor needs, as plain data."""
+    seam = supervisor.seam
+    return {
+        "version": STATE_VERSION,
+        "argv": list(seam.argv),
+        "name": supervisor.name,
+        "since": supervisor.since,
+        "upgrades": supervisor.upgrades,
+        "machine": save_machine(supervisor.machine),
+        "masters": [
+            {"number": each.number, "pid": each.process.pid, "channel": each.channel.fileno()}
+            for each in seam.masters.values()
+        ],
+        "scoreboard": seam.scoreboard,
+        "reports": [end.fileno() for end in seam.reports.pair],
+        "listeners": seam.listeners.to_state(),
+        "control": supervisor.control_server.to_state(),
+        "pidfile": seam.pidfile.path,
+        "log": seam.journal.to_state(),
+    }
+
+
+async def resume(supervisor: Supervisor, state: dict[str, Any]) -> None:
+    """Go on where `state` was saved."""
+    journal = supervisor.journal
+    journal.take_state(state["log"])
+    supervisor.name, supervisor.since, supervisor.upgrades = state["name"], state["since"], state["upgrades"] + 1
+    supervisor.machine = load_machine(state["machine"])
+    seam, loop = supervisor.seam, supervisor.loop
+    seam.listeners = Listeners.from_state(state["listeners"], supervisor.warn)
+    seam.pidfile.path = state["pidfile"]
+    ours, theirs = (_socket(each) for each in state["reports"])
+    os.set_inheritable(state["scoreboard"], False)
+    seam.open_shared(state["scoreboard"], ReportInbox(loop, supervisor.note_report, (ours, theirs)))
+    supervisor.control_server = ControlServer.from_state(state["control"], ControlApp(supervisor), journal.logger)
+    await supervisor.control_server.start()
+    for each in state["masters"]:
+        process = seam.children.adopt(each["pid"])
+        seam.adopt_master(Master(each["number"], process, _socket(each["channel"]), loop, supervisor.enqueue))
+    for generation in list(supervisor.machine.fleet.generations.values()):
+        for pid in list(generation.workers):
+            seam.workers.add(pid, seam.master_pids.get(generation.number) if generation.has_master else None)
+    supervisor.begin()
+    journal.write(Level.INFO, f"supervisor of {supervisor.name} replaced in place ({os.getpid()})")
+
+
+async def _check(supervisor: Supervisor, state: int) -> str:
+    """Why the new supervisor cannot take over; empty if it can."""
+    command = [sys.executable, "-P", "-m", "outrider_supervisor.main", CHECK, f"/proc/{os.getpid()}/fd/{state}"]
+    try:
+        child = await supervisor.seam.children.run(command, supervisor.seam.environ, CHECK_TIMEOUT)
+    except OSError as error:
+        return f"{sys.executable}: {error.strerror}"
+    if child.timed_out:
+        return f"it does not answer within {CHECK_TIMEOUT:g} s"
+    return child.stderr.decode(errors="replace").strip() or f"status {child.status}" if child.status else ""
+
+
+def _become_new(supervisor: Supervisor, state: int) -> NoReturn:
+    seam = supervisor.seam
+    descriptors = [
+        state,
+        seam.scoreboard,
+        *(end.fileno() for end in seam.reports.pair),
+        *(master.channel.fileno() for master in seam.masters.values()),
+    ]
+    _keep_over_exec(supervisor, descriptors, keep=True)
+    try:
+        os.execve(  # noqa: S606  # our own program
+            sys.executable,
+            [sys.executable, "-P", "-m", "outrider_supervisor.main", str(state)],
+            dict(seam.environ),
+        )
+    except OSError:
+        _keep_over_exec(supervisor, descriptors, keep=False)
+        raise
+
+
+def _keep_over_exec(supervisor: Supervisor, descriptors: Iterable[int], *, keep: bool) -> None:
+    supervisor.seam.listeners.set_inheritable(keep)
+    supervisor.control_server.set_inheritable(keep)
+    for descriptor in descriptors:
+        os.set_inheritable(descriptor, keep)
+
+
+def _socket(descriptor: int) -> socket.socket:
+    found = socket.socket(fileno=descriptor)
+    found.set_inheritable(False)
+    return found
+
+
+def _write(descriptor: int, state: dict[str, Any]) -> None:
+    data = json.dumps(state).encode()
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, data, 0)
+
+
+def read(path: str) -> dict[str, Any]:
+    """The state in a file.
+
+    Raises:
+        ValueError: it is of another version.
+    """
+    state: dict[str, Any] = json.loads(Path(path).read_text())
+    if state.get("version") != STATE_VERSION:
+        raise ValueError(f"the state has version {state.get('version')}, this supervisor knows {STATE_VERSION}")
+    return state
