@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import sys
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from quart import Quart
 from starlette.applications import Starlette
 from starlette.endpoints import HTTPEndpoint
 
-from outrider.app_loading import resolve_app
+from outrider.app_loading import make_error_app, resolve_app
 from outrider.errors import ConfigurationError
 
 
@@ -240,3 +241,19 @@ def test_error_in_factory_is_not_hidden() -> None:
 
     with pytest.raises(TypeError, match="its own"):
         resolve_app(broken, factory=True)
+
+
+def test_error_application_answers_with_the_traceback() -> None:
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    application: Any = make_error_app(SyntaxError("invalid syntax"))
+    asyncio.run(application({"type": "lifespan"}, None, send))
+    assert sent == []
+    asyncio.run(application({"type": "http"}, None, send))
+    start, body = sent
+    assert start["status"] == 500
+    assert (b"content-length", b"%d" % len(body["body"])) in start["headers"]
+    assert body["body"] == b"SyntaxError: invalid syntax\n"

@@ -13,9 +13,12 @@ from outrider.http1_encoding import STATUS_LINES, DefaultHeaders, InvalidRespons
 
 @pytest.fixture(autouse=True)
 def _empty_cache() -> Iterator[None]:
-    http1_encoding._lines.clear()
+    caches = (http1_encoding._lines, http1_encoding._blocks)
+    for cache in caches:
+        cache.clear()
     yield
-    http1_encoding._lines.clear()
+    for cache in caches:
+        cache.clear()
 
 
 # -- status lines
@@ -39,9 +42,9 @@ def test_status_lines_are_there_for_every_three_digits() -> None:
 
 def test_encode_joins_name_and_value() -> None:
     headers = [(b"content-type", b"text/plain"), (b"X-Y", b"z")]
-    for _ in range(2):  # from the cache the second time
-        lines, length, close, given = encode_fields(headers)
-        assert lines == [b"content-type: text/plain\r\n", b"X-Y: z\r\n"]
+    for _ in range(3):  # line by line from the cache the second time, as a whole the third time
+        block, length, close, given = encode_fields(headers)
+        assert block == b"content-type: text/plain\r\nX-Y: z\r\n"
         assert (length, close, given) == (None, False, 0)
 
 
@@ -56,20 +59,20 @@ def test_encode_joins_name_and_value() -> None:
     ],
 )
 def test_encode_takes_what_applications_give(headers: Any) -> None:
-    assert encode_fields(headers)[0] == [b"a: b\r\n"]
+    assert encode_fields(headers)[0] == b"a: b\r\n"
 
 
 @pytest.mark.parametrize("name", [b"Content-Length", b"content-length"])
 def test_encode_finds_the_length(name: bytes) -> None:
-    for _ in range(2):
-        lines, length, _, _ = encode_fields([(b"a", b"b"), (name, b"12")])
+    for _ in range(3):
+        block, length, _, _ = encode_fields([(b"a", b"b"), (name, b"12")])
         assert length == 12
-        assert lines[1] == name + b": 12\r\n"
+        assert block == b"a: b\r\n" + name + b": 12\r\n"
 
 
 def test_encode_keeps_one_of_equal_lengths() -> None:
-    lines, length, _, _ = encode_fields([(b"content-length", b"5"), (b"a", b"b"), (b"Content-Length", b"5")])
-    assert lines == [b"content-length: 5\r\n", b"a: b\r\n"]
+    block, length, _, _ = encode_fields([(b"content-length", b"5"), (b"a", b"b"), (b"Content-Length", b"5")])
+    assert block == b"content-length: 5\r\na: b\r\n"
     assert length == 5
 
 
@@ -89,12 +92,12 @@ def test_encode_refuses_a_length_that_is_no_number(value: bytes) -> None:
     [(b"close", True), (b"Close", True), (b"x, close", True), (b"keep-alive", False), (b"closed", False)],
 )
 def test_encode_drops_connection_and_heeds_close(value: bytes, close: bool) -> None:
-    for _ in range(2):
-        assert encode_fields([(b"a", b"b"), (b"Connection", value)]) == ([b"a: b\r\n"], None, close, 0)
+    for _ in range(3):
+        assert encode_fields([(b"a", b"b"), (b"Connection", value)]) == (b"a: b\r\n", None, close, 0)
 
 
 def test_encode_drops_transfer_encoding() -> None:
-    assert encode_fields([(b"Transfer-Encoding", b"chunked"), (b"a", b"b")]) == ([b"a: b\r\n"], None, False, 0)
+    assert encode_fields([(b"Transfer-Encoding", b"chunked"), (b"a", b"b")]) == (b"a: b\r\n", None, False, 0)
 
 
 @pytest.mark.parametrize(
@@ -106,10 +109,10 @@ def test_encode_drops_transfer_encoding() -> None:
     ],
 )
 def test_encode_tells_which_of_the_server_s_own_headers_are_there(headers: Any, given: int) -> None:
-    for _ in range(2):
-        lines, *_, seen = encode_fields(headers)
+    for _ in range(3):
+        block, *_, seen = encode_fields(headers)
         assert seen == given
-        assert len(lines) == len(headers)
+        assert block.count(b"\r\n") == len(headers)
 
 
 @pytest.mark.parametrize("value", [b"a\r\nb: c", b"a\nb", b"a\rb", b"a\0b", b"\r\n\r\n<html>"])
@@ -140,10 +143,48 @@ def test_encode_keeps_its_cache_bounded() -> None:
     assert len(http1_encoding._lines) == size
 
 
-def test_encode_hands_out_a_list_of_its_own() -> None:
+def test_encode_keeps_a_set_of_headers_once_its_lines_are_known() -> None:
+    headers = [(b"content-type", b"text/plain"), (b"content-length", b"5")]
+    encode_fields(headers)
+    assert not http1_encoding._blocks
+    second = encode_fields(headers)
+    assert encode_fields(headers) is second
+
+
+def test_encode_heeds_a_change_to_a_list_that_it_has_seen() -> None:
     headers = [(b"a", b"b")]
-    encode_fields(headers)[0].append(b"connection: close\r\n")
-    assert encode_fields(headers)[0] == [b"a: b\r\n"]
+    for _ in range(3):
+        encode_fields(headers)
+    headers.append((b"c", b"d"))
+    assert encode_fields(headers)[0] == b"a: b\r\nc: d\r\n"
+
+
+def test_encode_keeps_no_set_of_headers_with_a_value_that_is_new_each_time() -> None:
+    for number in range(10):
+        encode_fields([(b"content-type", b"text/plain"), (b"x-request-id", b"%d" % number)])
+    assert not http1_encoding._blocks
+
+
+def test_encode_keeps_no_set_of_headers_that_would_keep_a_buffer_alive() -> None:
+    headers: list[Any] = [(b"a", memoryview(b"b"))]
+    for _ in range(3):
+        assert encode_fields(headers)[0] == b"a: b\r\n"
+    assert not http1_encoding._blocks
+
+
+def test_encode_keeps_a_bounded_number_of_sets_of_headers() -> None:
+    for number in range(http1_encoding._CACHED_BLOCKS + 10):
+        headers = [(b"etag", b"%d" % number)]
+        encode_fields(headers)
+        encode_fields(headers)
+    assert 0 < len(http1_encoding._blocks) <= http1_encoding._CACHED_BLOCKS
+
+
+def test_encode_keeps_no_large_set_of_headers() -> None:
+    headers = [(b"x-%d" % number, b"x" * 200) for number in range(6)]
+    for _ in range(3):
+        encode_fields(headers)
+    assert not http1_encoding._blocks
 
 
 # -- the server's fields

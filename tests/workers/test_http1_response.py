@@ -160,6 +160,13 @@ def test_bodiless_status_has_no_body(loop: ManualLoop, status: int, framing: Any
     assert not client.is_closed()
 
 
+def test_no_content_loses_only_the_length(loop: ManualLoop) -> None:
+    client = ask(loop, GET)
+    headers = [(b"content-length", b"0"), (b"x", b"content-length: 1"), (b"x-content-length", b"2"), (b"y", b"z")]
+    respond(client, headers, b"", status=204)
+    assert client.answer().headers[:3] == [("x", "content-length: 1"), ("x-content-length", "2"), ("y", "z")]
+
+
 @pytest.mark.parametrize("status", [204, 304])
 @pytest.mark.parametrize("head", [GET, HEAD, KEEPALIVE10])
 def test_bodiless_status_needs_no_framing(loop: ManualLoop, status: int, head: bytes) -> None:

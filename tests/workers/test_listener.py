@@ -15,7 +15,14 @@ import pytest
 
 from outrider import listener as module
 from outrider.forwarded import TrustedPeers
-from outrider.listener import LEAD, LEAD_PART, MOST_AT_ONCE, OUT_OF_DESCRIPTORS_PAUSE, STEP_ASIDE
+from outrider.listener import (
+    LEAD,
+    LEAD_PART,
+    MOST_AT_ONCE,
+    OUT_OF_DESCRIPTORS_PAUSE,
+    OUT_OF_DESCRIPTORS_WARNING_PERIOD,
+    STEP_ASIDE,
+)
 from outrider.scoreboard import Field, WorkerState
 from outrider_testing.fakes import ManualLoop
 from outrider_testing.server_fakes import (
@@ -147,6 +154,14 @@ def test_client_that_left_the_queue_is_passed_over(make_scene: MakeScene) -> Non
     scene.connect()
     eventually(scene.loop, lambda: scene.held == 1)
     assert scene.log.entries == []
+
+
+def test_close_accepts_behind_a_client_that_left_the_queue(make_scene: MakeScene) -> None:
+    scene = make_scene()
+    scene.connect()
+    scene.sock.errors.append(ConnectionAbortedError(errno.ECONNABORTED, "aborted"))
+    scene.listener.close()
+    assert scene.held == 1
 
 
 # -- the accept gate
@@ -366,6 +381,24 @@ def test_worker_without_descriptors_says_what_to_do_and_tries_again(make_scene: 
     assert scene.sock.accepts == 1
     scene.loop.advance(OUT_OF_DESCRIPTORS_PAUSE / 2)
     eventually(scene.loop, lambda: scene.held == 1)
+
+
+def test_worker_that_stays_without_descriptors_says_so_seldom(make_scene: MakeScene) -> None:
+    scene = make_scene()
+    tries = int(OUT_OF_DESCRIPTORS_WARNING_PERIOD / OUT_OF_DESCRIPTORS_PAUSE)
+    scene.sock.errors.extend(OSError(errno.EMFILE, "too many") for _ in range(2 * tries + 1))
+    scene.connect()
+    scene.listener.resume()
+    warnings = []
+    for number in range(1, 2 * tries + 2):
+        eventually(scene.loop, lambda number=number: scene.sock.accepts == number)  # type: ignore[misc]  # a lambda
+        warnings.append(len(scene.log.messages("warning")))
+        scene.loop.clock += OUT_OF_DESCRIPTORS_PAUSE
+    assert warnings == [1] * tries + [2] * tries + [3]
+    first, second, third = scene.log.messages("warning")
+    assert "Not reported" not in first
+    assert second == f"{first} Not reported since the last warning: {tries - 1} more of these."
+    assert third == second, "the count begins anew"
 
 
 def test_worker_without_descriptors_does_not_wait_twice(make_scene: MakeScene) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from outrider.probe import PROBE_AGENT, ProbeError, probe
+from outrider.probe import CANCEL_PATIENCE, PROBE_AGENT, PROBE_TIMEOUT, ProbeError, probe
 from outrider.runtime import ASGIApp, Runtime
 from outrider_testing.fakes import DrivenApp, ManualLoop, constant, make_runtime
 
@@ -86,6 +86,45 @@ def test_probe_disconnects_when_it_is_answered(loop: ManualLoop) -> None:
     assert not probing.done()
     call.finish()
     probing.result()
+
+
+def test_probe_that_is_not_answered_fails_in_time(loop: ManualLoop) -> None:
+    app = DrivenApp(loop)
+    probing = loop.create_task(probe(make_runtime(loop, app), "/health"))
+    loop.run_ready()
+    loop.advance(PROBE_TIMEOUT - 0.1)
+    assert not probing.done()
+    loop.advance(0.2)
+    assert app.call.cancelled
+    with pytest.raises(ProbeError, match=r"^probe_path /health: the application has not ended its answer after 30 s$"):
+        probing.result()
+
+
+@pytest.mark.parametrize("is_late", [True, False])
+def test_probe_leaves_an_application_behind_that_does_not_end(loop: ManualLoop, *, is_late: bool) -> None:
+    released = asyncio.Event()
+
+    async def app(_scope: Any, _receive: Any, _send: Any) -> None:
+        while not released.is_set():
+            try:
+                await released.wait()
+            except asyncio.CancelledError:
+                continue
+        raise ValueError("too late to be of interest")
+
+    probing = loop.create_task(probe(make_runtime(loop, app), "/"))
+    loop.run_ready()
+    if is_late:
+        loop.advance(PROBE_TIMEOUT)
+    else:
+        probing.cancel()
+        loop.run_ready()
+    assert not probing.done()
+    loop.advance(CANCEL_PATIENCE)
+    with pytest.raises(ProbeError if is_late else asyncio.CancelledError):
+        probing.result()
+    released.set()
+    loop.run_ready()
 
 
 def test_cancelled_probe_cancels_the_application(loop: ManualLoop) -> None:

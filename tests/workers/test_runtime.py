@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Coroutine
 from typing import Any, cast
@@ -25,7 +28,7 @@ class FakeStream:
     """A request in flight."""
 
     def __init__(self, path: str, client: tuple[str, int] | None, age: float) -> None:
-        self.scope = {"method": "GET", "path": path, "client": client}
+        self.scope = {"method": "GET", "path": "decoded\nline", "raw_path": path.encode(), "client": client}
         self.started_at = time.monotonic() - age
 
 
@@ -56,7 +59,12 @@ def test_callbacks_that_nobody_set_do_nothing(runtime: Runtime) -> None:
     runtime.on_max_requests()
 
 
-def spawn(runtime: Runtime, loop: ManualLoop) -> tuple[str, str]:
+@pytest.fixture(params=["spawn", "spawn_eagerly"])
+def way(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def spawn(runtime: Runtime, loop: ManualLoop, way: str) -> tuple[str, str]:
     """Run a task in which a context variable of the caller may show; its value and the task's name."""
     seen = []
 
@@ -65,25 +73,23 @@ def spawn(runtime: Runtime, loop: ManualLoop) -> tuple[str, str]:
         assert current is not None
         seen.append((variable.get(), current.get_name()))
 
-    token = variable.set("the caller's")
-    try:
-        runtime.spawn(task())
-        loop.run_ready()
-    finally:
-        variable.reset(token)
+    context = contextvars.copy_context()
+    context.run(variable.set, "the caller's")
+    loop.call_soon(lambda: getattr(runtime, way)(task()), context=context)
+    loop.run_ready()
     return seen[0]
 
 
-def test_request_runs_in_a_copy_of_the_context(runtime: Runtime, loop: ManualLoop) -> None:
-    assert spawn(runtime, loop) == ("the caller's", "request")
+def test_request_runs_in_a_copy_of_the_context(runtime: Runtime, loop: ManualLoop, way: str) -> None:
+    assert spawn(runtime, loop, way) == ("the caller's", "request")
 
 
-def test_request_runs_in_an_empty_context_if_wanted(loop: ManualLoop) -> None:
+def test_request_runs_in_an_empty_context_if_wanted(loop: ManualLoop, way: str) -> None:
     runtime = make_runtime(loop, constant(), reset_contextvars=True)
-    assert spawn(runtime, loop) == ("default", "request")
+    assert spawn(runtime, loop, way) == ("default", "request")
 
 
-def test_task_factory_of_the_application_is_used(runtime: Runtime, loop: ManualLoop) -> None:
+def test_task_factory_of_the_application_is_used(runtime: Runtime, loop: ManualLoop, way: str) -> None:
     made = []
 
     def factory(loop: asyncio.AbstractEventLoop, coro: Coroutine[Any, Any, Any], **options: Any) -> asyncio.Task[Any]:
@@ -92,7 +98,7 @@ def test_task_factory_of_the_application_is_used(runtime: Runtime, loop: ManualL
 
     loop.set_task_factory(cast("Any", factory))
     runtime.renew_spawn()
-    assert spawn(runtime, loop) == ("the caller's", "request")
+    assert spawn(runtime, loop, way) == ("the caller's", "request")
     assert len(made) == 1
 
 
@@ -105,3 +111,20 @@ def test_context_knows_what_an_everyday_request_is(loop: ManualLoop, keepalive: 
     assert context.scope_template["root_path"] == "/r"
     assert context.scope_template["client"] == context.client
     assert context.scope_template["server"] == context.server
+
+
+def test_memory_that_bodies_free_is_kept_for_the_next_ones() -> None:
+    code = """
+import asyncio, resource
+from outrider_testing.fakes import constant, make_runtime
+runtime = make_runtime(asyncio.new_event_loop(), constant())
+def faults(): return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+def bodies(): return [b"x" * 65536 for _ in range(64)]
+bodies()
+before = faults()
+for _ in range(10): bodies()
+print(faults() - before)
+"""
+    environ = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    faults = subprocess.run([sys.executable, "-c", code], env=environ, check=True, capture_output=True).stdout
+    assert int(faults) < 1024  # ten times as many where the pages come from the kernel each time

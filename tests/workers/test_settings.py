@@ -14,7 +14,13 @@ from gunicorn import config as gunicorn_config
 
 from outrider import settings as settings_module
 from outrider.errors import ConfigurationError
-from outrider.settings import OutriderSettings, load_settings, render_settings_table, validate_setting
+from outrider.settings import (
+    SUPERVISOR_SETTINGS,
+    OutriderSettings,
+    load_settings,
+    render_settings_table,
+    validate_setting,
+)
 
 DOCS = Path(__file__).parents[2] / "docs" / "settings.md"
 NAMES = [field.name for field in fields(OutriderSettings)]
@@ -217,6 +223,17 @@ def test_misspelt_variable_is_refused_with_a_suggestion(stock_cfg: Any) -> None:
 def test_unknown_variable_is_refused_with_the_list(stock_cfg: Any) -> None:
     with pytest.raises(ConfigurationError, match="there are: OUTRIDER_HEADER_TIMEOUT, OUTRIDER_BODY_TIMEOUT"):
         load_settings(stock_cfg, {"OUTRIDER_ZZZ": "1"})
+
+
+@pytest.mark.parametrize("setting", sorted(SUPERVISOR_SETTINGS))
+def test_variable_for_the_supervisor_is_refused_with_where_it_belongs(stock_cfg: Any, setting: str) -> None:
+    variable = f"OUTRIDER_{setting.upper()}"
+    with pytest.raises(ConfigurationError) as caught:
+        load_settings(stock_cfg, {variable: "1"})
+    assert str(caught.value) == (
+        f"the environment variable {variable} is not read: {setting} is a flag of `outrider run` "
+        "and a name in gunicorn.conf.py"
+    )
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,6 @@ from outrider.watchdog import (
     StallEvent,
     StallStarted,
     Watchdog,
-    dump_all_stacks,
     kill_margin,
     log_descriptor,
 )
@@ -703,25 +702,3 @@ def test_watchdog_writes_dumps_to_its_log_by_default(tmp_path: Path) -> None:
         assert Watchdog(log, list, 0, 0)._dead_man._find_descriptor() == descriptor
     finally:
         handler.close()
-
-
-def test_dump_names_every_thread_and_where_it_is() -> None:
-    here, release = threading.Event(), threading.Event()
-
-    def wait_for_release() -> None:
-        here.set()
-        release.wait(PATIENCE)
-
-    thread = threading.Thread(target=wait_for_release, name="helper")
-    thread.start()
-    try:
-        assert here.wait(PATIENCE)
-        text = dump_all_stacks()
-    finally:
-        release.set()
-        thread.join()
-    helper, _, _ = text.partition(f"Thread MainThread ({threading.get_ident()}):\n")
-    assert f"Thread helper ({thread.ident}):\n" in text
-    assert "in wait_for_release\n" in text
-    assert "in test_dump_names_every_thread_and_where_it_is\n" in text
-    assert helper != text

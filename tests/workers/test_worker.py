@@ -26,6 +26,8 @@ from outrider.errors import ConfigurationError
 from outrider.scoreboard import Field, Scoreboard, WorkerState
 from outrider.server import Server, Stop
 from outrider.settings import load_settings
+from outrider.supervised import ProcessTitle
+from outrider.watchdog import Watchdog
 from outrider.worker import SCOREBOARD_FD, UvicornWorker
 from outrider_testing.forked_worker import PATIENCE, App, ForkedWorker, read_all
 from outrider_testing.waiting import until
@@ -67,6 +69,26 @@ class FakeLog:
         self.lines.append(message % args)
 
     debug = warning = error = exception = critical = info
+
+
+class FakeWatchdog:
+    """Keeps what it was asked to do at a deadline."""
+
+    def __init__(self) -> None:
+        self.beats = 0
+        self.expiries: list[tuple[float, Callable[[], object]]] = []
+
+    def beat(self) -> None:
+        self.beats += 1
+
+    def expire_at(self, deadline: float, action: Callable[[], object]) -> None:
+        self.expiries.append((deadline, action))
+
+
+def with_watchdog(worker: UvicornWorker) -> FakeWatchdog:
+    watchdog = FakeWatchdog()
+    worker._watchdog = cast("Watchdog", watchdog)
+    return watchdog
 
 
 async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -117,6 +139,13 @@ def fork(tmp_path: Path) -> Iterator[Fork]:
     for worker in workers:
         worker.close()
         print(f"--- log of worker {worker.pid} ---\n{worker.log()}")
+
+
+@pytest.fixture
+def supervised(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The parent of this process is a supervisor, that of a forked worker as well."""
+    monkeypatch.setenv("OUTRIDER_SUPERVISOR_PID", str(os.getppid()))
+    monkeypatch.setenv("OUTRIDER_SUPERVISOR_GENERATION", "3")
 
 
 def lines_of(worker: UvicornWorker) -> list[str]:
@@ -397,8 +426,9 @@ def test_drain_may_be_asked_for_before_there_is_a_server(make_worker: MakeWorker
 def test_worker_of_another_parent_drains(make_worker: MakeWorker) -> None:
     worker = make_worker()
     stops = with_server(worker)
-    worker._watchdog = cast("Any", SimpleNamespace(beat=lambda: None))
+    watchdog = with_watchdog(worker)
     worker._tick()
+    assert watchdog.beats == 1
     assert stops == []
     worker.ppid += 1
     worker._tick()
@@ -416,11 +446,154 @@ def test_orphan_whose_loop_hangs_aborts_itself(
 ) -> None:
     worker = make_worker(timeout=timeout, graceful_timeout=7)
     worker._config = ServerConfig.from_gunicorn(worker.cfg, worker._settings)
-    expiries: list[Any] = []
-    worker._watchdog = cast("Any", SimpleNamespace(expire_at=lambda *arguments: expiries.append(arguments)))
+    watchdog = with_watchdog(worker)
     worker.ppid += is_orphan
-    worker._abort_if_orphaned(silent)
-    assert bool(expiries) == is_aborted
+    worker._abort_if_unwatched(silent)
+    worker._abort_if_unwatched(silent)  # the abort does not come at once; it must not be asked for again
+    assert len(watchdog.expiries) == is_aborted
+
+
+# -- under a supervisor
+
+
+@pytest.mark.usefixtures("supervised")
+def test_row_has_the_number_of_the_generation(make_worker: MakeWorker, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert make_worker().row[Field.GENERATION] == 3
+    monkeypatch.delenv("OUTRIDER_SUPERVISOR_PID")
+    monkeypatch.delenv("OUTRIDER_SUPERVISOR_GENERATION")
+    assert make_worker().row[Field.GENERATION] == 0
+
+
+def test_bad_supervisor_variable_is_refused_before_the_fork(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OUTRIDER_SUPERVISOR_PID", "one")
+    with pytest.raises(ConfigurationError, match=r"^OUTRIDER_SUPERVISOR_PID=one: a number is needed"):
+        check()
+
+
+def lose_master(worker: UvicornWorker) -> None:
+    """Let it look as if the parent that there is had taken the master's place."""
+    worker.ppid = os.getpid()
+
+
+@pytest.mark.usefixtures("supervised")
+def test_supervisor_takes_over_a_ready_worker(make_worker: MakeWorker) -> None:
+    worker = make_worker()
+    stops = with_server(worker)
+    with_watchdog(worker)
+    worker.row[Field.STATE] = WorkerState.READY
+    lose_master(worker)
+    worker._tick()
+    worker._tick()
+    assert worker.alive
+    assert stops == []
+    assert worker.ppid == os.getppid()
+    assert lines_of(worker) == ["The master is gone; the supervisor took over"]
+
+
+@pytest.mark.usefixtures("supervised")
+def test_worker_whose_supervisor_goes_as_well_drains(make_worker: MakeWorker, monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = make_worker()
+    stops = with_server(worker)
+    with_watchdog(worker)
+    worker.row[Field.STATE] = WorkerState.READY
+    lose_master(worker)
+    worker._tick()
+    monkeypatch.setattr(os, "getppid", lambda: 1)
+    worker._tick()
+    assert stops == [Stop.DRAIN]
+    assert lines_of(worker)[1:] == [f"Parent changed, shutting down: {worker}"]
+
+
+@pytest.mark.usefixtures("supervised")
+def test_booting_worker_goes_with_its_master(make_worker: MakeWorker) -> None:
+    worker = make_worker()
+    stops = with_server(worker)
+    with_watchdog(worker)
+    worker.row[Field.STATE] = WorkerState.BOOTING
+    lose_master(worker)
+    worker._tick()
+    assert stops == [Stop.DRAIN]
+    assert lines_of(worker) == [f"Parent changed, shutting down: {worker}"]
+
+
+@pytest.mark.usefixtures("supervised")
+def test_draining_worker_goes_on_draining_without_its_master(make_worker: MakeWorker) -> None:
+    worker = make_worker()
+    stops = with_server(worker)
+    with_watchdog(worker)
+    worker.row[Field.STATE] = WorkerState.DRAINING
+    worker.alive = False
+    lose_master(worker)
+    worker._tick()
+    assert stops == []
+    assert lines_of(worker) == []
+
+
+@pytest.mark.usefixtures("supervised")
+@pytest.mark.parametrize("is_noticed", [True, False])
+@pytest.mark.parametrize("timeout, silent, is_aborted", [(4, 4.5, True), (4, 3.5, False), (0, 3600.0, False)])
+def test_worker_of_the_supervisor_whose_loop_hangs_aborts_itself(
+    make_worker: MakeWorker, timeout: int, silent: float, *, is_noticed: bool, is_aborted: bool
+) -> None:
+    worker = make_worker(timeout=timeout, graceful_timeout=7)
+    worker._config = ServerConfig.from_gunicorn(worker.cfg, worker._settings)
+    watchdog = with_watchdog(worker)
+    if not is_noticed:
+        lose_master(worker)  # the loop hangs, so that no tick has seen it
+    worker._abort_if_unwatched(silent)
+    worker._abort_if_unwatched(silent)
+    assert len(watchdog.expiries) == is_aborted
+
+
+@pytest.mark.usefixtures("supervised")
+def test_worker_with_a_master_leaves_a_hang_to_it(make_worker: MakeWorker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OUTRIDER_SUPERVISOR_PID", "1")
+    monkeypatch.setattr(os, "getppid", lambda: 41)
+    worker = make_worker(timeout=4)
+    worker.ppid = 41
+    watchdog = with_watchdog(worker)
+    worker._abort_if_unwatched(3600.0)
+    assert watchdog.expiries == []
+
+
+@pytest.mark.usefixtures("supervised")
+def test_title_says_the_state(make_worker: MakeWorker) -> None:
+    titles: list[str] = []
+    worker = make_worker(proc_name="shop")
+    with_watchdog(worker)
+    worker._title = ProcessTitle(worker._supervision, worker.cfg.proc_name, titles.append)
+    for state in (WorkerState.BOOTING, WorkerState.READY, WorkerState.READY, WorkerState.DRAINING):
+        worker.row[Field.STATE] = state
+        worker._tick()
+    assert titles == [f"outrider: worker [shop] g3 {state}" for state in ("booting", "ready", "draining")]
+
+
+def title_of(pid: int) -> str:
+    return Path(f"/proc/{pid}/cmdline").read_text().rstrip("\0")
+
+
+@pytest.mark.usefixtures("supervised")
+def test_title_is_the_process_title_from_the_import_on(fork: Fork) -> None:
+    titles: list[str] = []
+
+    # The application's import runs in the worker, so what it sees comes back in an answer.
+    async def tell(_scope: Any, _receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": "".join(titles).encode()})
+
+    def load() -> Any:
+        titles.append(title_of(os.getpid()))
+        return tell
+
+    worker = fork(load, asgi_lifespan="off", proc_name="shop")
+    assert b"outrider: worker [shop] g3 booting" in worker.get()
+    until(lambda: title_of(worker.pid) == "outrider: worker [shop] g3 ready")
+
+
+def test_title_without_a_supervisor_is_gunicorns(fork: Fork) -> None:
+    worker = fork(proc_name="shop")
+    assert worker.get()
+    assert title_of(worker.pid) == "gunicorn: worker [shop]"
 
 
 def test_byte_in_the_pipe_is_taken(make_worker: MakeWorker) -> None:
@@ -450,10 +623,9 @@ def test_max_requests_retires_the_worker(make_worker: MakeWorker) -> None:
 
 def test_deadline_is_given_to_the_watchdog(make_worker: MakeWorker, monkeypatch: pytest.MonkeyPatch) -> None:
     worker = make_worker()
-    deadlines: list[Any] = []
-    worker._watchdog = cast("Any", SimpleNamespace(expire_at=lambda *arguments: deadlines.append(arguments)))
+    watchdog = with_watchdog(worker)
     worker._expect_end_by(7.0)
-    ((deadline, action),) = deadlines
+    ((deadline, action),) = watchdog.expiries
     assert deadline == 7.0
     killed: list[Any] = []
     monkeypatch.setattr(os, "kill", lambda *arguments: killed.append(arguments))
@@ -471,6 +643,71 @@ def test_abort_tells_what_ran(make_worker: MakeWorker) -> None:
     (line,) = lines_of(worker)
     assert line.startswith(f"Worker aborted (pid: {worker.pid}). Requests in flight:\nnone\n")
     assert "test_abort_tells_what_ran" in line
+
+
+@pytest.mark.parametrize("asgi_loop", ["uvloop", "asyncio"])
+def test_usr2_logs_what_waits_and_the_worker_serves_on(fork: Fork, tmp_path: Path, asgi_loop: str) -> None:
+    async def waiting(scope: Any, _receive: Any, send: Any) -> None:
+        if scope["path"] == "/wait":
+            (tmp_path / "waiting").touch()
+            await asyncio.get_running_loop().create_future()
+        await app(scope, _receive, send)
+
+    worker = fork(lambda: waiting, asgi_loop=asgi_loop, asgi_lifespan="off")
+    with worker.connect() as client:
+        client.sendall(b"GET /wait HTTP/1.1\r\nHost: a\r\n\r\n")
+        until((tmp_path / "waiting").exists)
+        for count in (1, 2):
+            worker.signal(signal.SIGUSR2)
+            until(lambda count=count: worker.log().count("Worker dump (pid: ") == count)  # type: ignore[misc]  # a lambda has no types
+        assert "[WARNING] Worker dump" in worker.log()
+        assert "Requests in flight:\nGET /wait from 127.0.0.1:" in worker.log()
+        assert "in waiting\n    await asyncio.get_running_loop().create_future()" in worker.log()
+        assert "Thread outrider-watchdog (" in worker.log()
+        assert b"200 OK" in worker.get()
+    worker.signal(signal.SIGQUIT)
+    assert worker.wait() == 0
+
+
+def test_usr2_tells_where_a_blocked_loop_is(fork: Fork, tmp_path: Path) -> None:
+    async def blocking(scope: Any, _receive: Any, send: Any) -> None:
+        if scope["path"] == "/block":
+            (tmp_path / "blocked").touch()
+            while not (tmp_path / "release").exists():
+                pass
+        await app(scope, _receive, send)
+
+    worker = fork(lambda: blocking, asgi_lifespan="off")
+    with worker.connect() as client:
+        client.sendall(b"GET /block HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        until((tmp_path / "blocked").exists)
+        worker.signal(signal.SIGUSR2)
+        until(lambda: "Worker dump (pid: " in worker.log())
+        (tmp_path / "release").touch()
+        assert b"200 OK" in read_all(client)
+    thread = worker.log().partition("Thread MainThread (")[2].partition("Thread ")[0]
+    assert "in blocking\n" in thread
+    assert "runs, see the stack of its thread\n" in worker.log()
+
+
+def test_usr2_during_the_import_tells_where_it_is(fork: Fork) -> None:
+    def load() -> Any:
+        os.kill(os.getpid(), signal.SIGUSR2)
+        return app
+
+    worker = fork(load)
+    assert "in load\n    os.kill(os.getpid(), signal.SIGUSR2)\n" in worker.log()
+    assert b"200 OK" in worker.get()
+
+
+def test_usr2_between_fork_and_handlers_is_survived(fork: Fork) -> None:
+    def post_fork(arbiter: Any, _: Any) -> None:
+        signal.signal(signal.SIGUSR2, arbiter.signal)  # as gunicorn's master has it when it forks
+        os.kill(os.getpid(), signal.SIGUSR2)
+
+    worker = fork(post_fork=post_fork)
+    assert signal.SIGUSR2 not in UvicornWorker.SIGNALS, "gunicorn would reset it to its default, which kills"
+    assert b"200 OK" in worker.get()
 
 
 @pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])

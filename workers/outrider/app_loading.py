@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import inspect
+import traceback
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
 from outrider.errors import ConfigurationError
-from outrider.runtime import ASGIApp
+from outrider.runtime import ASGIApp, Receive, Scope, Send
 
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 _ASGI3_ARGUMENTS = 3
@@ -42,6 +43,19 @@ def resolve_app(obj: Any, factory: bool, name: str = "the application") -> ASGIA
         raise ConfigurationError(f"{name} {complaint}")
     application: ASGIApp = obj
     return application
+
+
+def make_error_app(error: BaseException) -> ASGIApp:
+    """Return an application that answers every request with 500 and the traceback; for developers only."""
+    body = "".join(traceback.format_exception(error)).encode()
+
+    async def show_error(scope: Scope, _receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", b"%d" % len(body))]
+            await send({"type": "http.response.start", "status": 500, "headers": headers})
+            await send({"type": "http.response.body", "body": body})
+
+    return show_error
 
 
 def _call_factory(obj: Any, name: str) -> Any:

@@ -17,7 +17,7 @@ import httptools
 
 from outrider.http1_encoding import STATUS_LINES, HeaderPair, encode_fields
 from outrider.http1_head import interpret
-from outrider.http1_llhttp import bad_request, body_parser, is_odd
+from outrider.http1_llhttp import TAB, UNDERSCORE, bad_request, body_parser, is_odd
 from outrider.http1_response import FOREVER, WRITE_HIGH_WATER, Reading, ResponseWriter
 from outrider.http1_rules import BadRequest
 from outrider.http_stream import HIGH_WATER, HTTPStream, Response
@@ -65,6 +65,7 @@ class HTTP1Connection(ResponseWriter):
         "_refusal",
         "_served",
         "_unparsed_framing",
+        "_unstarted",
         "_url",
     )
 
@@ -77,6 +78,7 @@ class HTTP1Connection(ResponseWriter):
         self._discarded = 0
         self._odd = self._later_odd = False
         self._active: HTTPStream | None = None
+        self._unstarted: HTTPStream | None = None
         self._receiving: HTTPStream | None = None
         self._queue: deque[HTTPStream] | None = None
         self._refusal: BadRequest | None = None
@@ -140,7 +142,8 @@ class HTTP1Connection(ResponseWriter):
         reading = self._reading
         if reading is _IDLE:
             if size <= self._config.short_head:
-                self._odd = self._later_odd = is_odd(data)
+                # is_odd(data), without the call.
+                self._odd = self._later_odd = UNDERSCORE in data or TAB in data or data.find(b" \r\n") >= 0
             else:
                 # Only the first head is looked at; most often the rest is its body.
                 end = data.find(b"\r\n\r\n", 0, self._config.short_head)
@@ -164,6 +167,10 @@ class HTTP1Connection(ResponseWriter):
                 self._handle_parser_stop(stop, data)
         else:
             self._feed_slices(data)
+        stream = self._unstarted
+        if stream is not None:
+            self._unstarted = None
+            stream.start(self._runtime.spawn_eagerly)
         if self._reading is not _IDLE:
             self._note_unfinished(reading, size)
 
@@ -270,8 +277,7 @@ class HTTP1Connection(ResponseWriter):
         self._receiving = stream
         self._reading = _BODY
         if self._active is None and self._writable is None:
-            self._active = stream
-            stream.start()
+            self._active = self._unstarted = stream
         elif self._queue is None:
             self._queue = deque((stream,))
         else:
@@ -304,7 +310,10 @@ class HTTP1Connection(ResponseWriter):
         self._reading = _IDLE if stream.flags & PERSISTENT else _NOTHING
         self.deadline = FOREVER
         stream.end_body()
+        if self._paused:
+            self._update_reading()
         if stream.response is _COMPLETE:
+            self._discarded = 0
             self._next()
 
     # -- what the stream calls
@@ -412,7 +421,13 @@ class HTTP1Connection(ResponseWriter):
             self._transport.resume_reading()
             if self._held:
                 held, self._held = self._held, b""
+                before = self._reading
                 self._feed_slices(held)
+                stream, self._unstarted = self._unstarted, None
+                if stream is not None:
+                    stream.start()
+                if self._reading is not _IDLE:
+                    self._note_unfinished(before, len(held))
 
     def _queue_is_full(self) -> bool:
         queue = self._queue or ()
@@ -441,7 +456,7 @@ class HTTP1Connection(ResponseWriter):
                 stream.disconnect(connection_lost=True)
                 self.cut(stream)
                 return
-            self._active = None
+            self._active = self._unstarted = None
             stream.disconnect(connection_lost=True)
         elif stream is not None and self._queue and self._queue[-1] is stream:
             self._queue.pop()
@@ -454,11 +469,11 @@ class HTTP1Connection(ResponseWriter):
 
     def _send_refusal(self, error: BadRequest) -> None:
         body = HTTPStatus(error.status).phrase.encode()
-        lines, *_ = encode_fields([(b"content-type", b"text/plain"), (b"content-length", b"%d" % len(body))])
+        head, *_ = encode_fields([(b"content-type", b"text/plain"), (b"content-length", b"%d" % len(body))])
         ending = self._runtime.default_headers.endings[0]
         if self._parser.get_method() == b"HEAD":
             body = b""  # RFC 9110 §9.3.2
-        self._write(b"".join((STATUS_LINES[error.status], *lines, b"connection: close\r\n", ending, body)))
+        self._write(b"".join((STATUS_LINES[error.status], head, b"connection: close\r\n", ending, body)))
         self._linger()
 
     def _finish(self) -> None:

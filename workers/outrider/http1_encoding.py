@@ -19,6 +19,8 @@ _TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _FORBIDDEN_IN_VALUE = re.compile(rb"[\r\n\x00]")
 _CACHED_LINES = 4096
 _CACHED_LINE_SIZE = 256
+_CACHED_BLOCKS = 1024
+_CACHED_BLOCK_SIZE = 1024
 
 
 def status_line(status: int) -> bytes:
@@ -64,7 +66,7 @@ class SpecialLine(bytes):
 
 # The application's header lines, its Content-Length, whether it asks to close, and which of the server's own
 # headers it gave. A plain tuple, since one is made for every response.
-EncodedFields = tuple[list[bytes], int | None, bool, int]
+EncodedFields = tuple[bytes, int | None, bool, int]
 
 
 class InvalidResponse(RuntimeError):
@@ -74,6 +76,9 @@ class InvalidResponse(RuntimeError):
 # Validated headers and their lines. A plain dictionary, because its `get` then runs in C for each header.
 _lines: dict[HeaderPair, bytes] = {}
 _known_line = _lines.get
+# Whole responses' headers, kept once each of their lines is a known one: most applications send the same few sets.
+_blocks: dict[tuple[HeaderPair, ...], EncodedFields] = {}
+_known_block = _blocks.get
 # Module names, because reaching through the Enum class costs a lookup on every header.
 _DATE, _CONTENT_LENGTH, _CONNECTION = int(Kind.DATE), int(Kind.CONTENT_LENGTH), int(Kind.CONNECTION)
 
@@ -87,15 +92,28 @@ def encode_fields(headers: Iterable[HeaderPair]) -> EncodedFields:
     Raises:
         InvalidResponse: a name that is no token, a CR, LF or NUL in a value, or unusable Content-Length.
     """
+    headers = tuple(headers)
+    try:
+        known = _known_block(headers)
+    except (TypeError, ValueError):  # a list instead of a tuple, or a writable buffer, is no dict key
+        known = None
+    return known or _encode_block(headers)
+
+
+def _encode_block(headers: tuple[HeaderPair, ...]) -> EncodedFields:
     lines = []
     length = None
     close = False
     given = 0
     dropped = False
+    repeats = True
     for header in headers:
         try:
-            line = _known_line(header) or _encode_line(header)
-        except (TypeError, ValueError):  # a list instead of a tuple, or a writable buffer, is no dict key
+            line = _known_line(header)
+        except (TypeError, ValueError):
+            line = None
+        if line is None:
+            repeats = False
             line = _encode_line(header)
         lines.append(line)
         if type(line) is SpecialLine:
@@ -110,7 +128,19 @@ def encode_fields(headers: Iterable[HeaderPair]) -> EncodedFields:
             else:
                 dropped = True
                 close = close or (kind == _CONNECTION and number == 1)
-    return (_without_dropped(lines) if dropped else lines), length, close, given
+    fields = b"".join(_without_dropped(lines) if dropped else lines), length, close, given
+    if repeats:
+        _keep_block(headers, fields)
+    return fields
+
+
+def _keep_block(headers: tuple[HeaderPair, ...], fields: EncodedFields) -> None:
+    # A memoryview may be a key as well, but would keep alive what it is a view of.
+    plain = all(type(part) is bytes for header in headers for part in header)
+    if plain and len(fields[0]) <= _CACHED_BLOCK_SIZE:
+        if len(_blocks) >= _CACHED_BLOCKS:
+            _blocks.clear()
+        _blocks[headers] = fields
 
 
 def _without_dropped(lines: list[bytes]) -> list[bytes]:
@@ -169,8 +199,7 @@ class DefaultHeaders:
     __slots__ = ("_date", "_extra", "_server", "endings")
 
     def __init__(self, *, server: bool, date: bool, extra: Iterable[HeaderPair]) -> None:
-        lines, _, _, given = encode_fields(extra)
-        self._extra = b"".join(lines)
+        self._extra, _, _, given = encode_fields(extra)
         self._server = server and not given & Kind.SERVER
         self._date = date and not given & Kind.DATE
         self.endings: list[bytes] = []

@@ -13,7 +13,7 @@ from outrider.http1_rules import BadRequest
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_UNDERSCORE, _TAB = b"_\t"
+UNDERSCORE, TAB = b"_\t"
 _REQUEST_LINE = re.compile(rb"(?:\r\n)*([!#$%&'*+\-.^_`|~0-9A-Za-z]+) \S+ HTTP/\d\.\d\r\n")
 
 
@@ -47,7 +47,7 @@ def body_parser(reader: BodyReader, framing: bytes) -> httptools.HttpRequestPars
 def is_odd(head: bytes) -> bool:
     """Whether a name may hold an underscore or a value end in white space: then `interpret` looks at each field."""
     # Single bytes by number, because `in` is several times slower for a byte string.
-    return _UNDERSCORE in head or _TAB in head or head.find(b" \r\n") >= 0
+    return UNDERSCORE in head or TAB in head or head.find(b" \r\n") >= 0
 
 
 def bad_request(error: Exception, data: bytes) -> BadRequest:

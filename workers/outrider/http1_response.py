@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import re
 import socket
 import struct
 from abc import abstractmethod
@@ -27,6 +28,7 @@ WRITE_HIGH_WATER = 131072
 # Plain numbers: comparing with an IntEnum costs several times as much.
 _BODILESS = frozenset((int(HTTPStatus.NO_CONTENT), int(HTTPStatus.NOT_MODIFIED)))
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+_CONTENT_LENGTH_LINES = re.compile(rb"^content-length:.*\r\n", re.IGNORECASE | re.MULTILINE)
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 # Stands in for the transport during a TLS handshake, which has a deadline of its own.
 _NOT_CONNECTED = asyncio.Transport()
@@ -101,10 +103,10 @@ class ResponseWriter(asyncio.Protocol):
         Raises:
             InvalidResponse: the body does not fit the Content-Length; nothing was written.
         """
-        lines, length, close, given = fields
+        head, length, close, given = fields
         flags = stream.flags
         if flags != PERSISTENT or status in _BODILESS or length is None:
-            body = self._frame(status, lines, length, flags, body, more)
+            head, body = self._frame(status, head, length, flags, body, more)
         else:
             left = length - len(body)
             if left < 0 or (left and not more):
@@ -114,41 +116,41 @@ class ResponseWriter(asyncio.Protocol):
         runtime = self._runtime
         if close or ((flags != PERSISTENT or runtime.draining or self._reading is not _IDLE) and self._is_last(stream)):
             self._closing = True
-            lines.append(b"connection: close\r\n")
+            head += b"connection: close\r\n"
         elif flags & HTTP10:
-            lines.append(b"connection: close\r\n" if self._closing else b"connection: keep-alive\r\n")
+            head += b"connection: close\r\n" if self._closing else b"connection: keep-alive\r\n"
         ending = runtime.default_headers.endings[given]
         if len(body) <= JOINED_BODY:
-            lines += (ending, body)
-            data = STATUS_LINES[status] + b"".join(lines)
+            data = b"".join((STATUS_LINES[status], head, ending, body))
             runtime.counters.bytes_out += len(data)
             self._transport.write(data)
         else:
-            self._write_pieces((b"".join((STATUS_LINES[status], *lines, ending)), body))
+            self._write_pieces((b"".join((STATUS_LINES[status], head, ending)), body))
 
-    def _frame(self, status: int, lines: list[bytes], length: int | None, flags: int, body: bytes, more: bool) -> bytes:
-        """Choose the framing of an uncommon response, and return the first piece of body framed by it."""
+    def _frame(
+        self, status: int, head: bytes, length: int | None, flags: int, body: bytes, more: bool
+    ) -> tuple[bytes, bytes]:
+        """Choose the framing of an uncommon response, and return its header lines and first piece of body framed."""
         if status in _BODILESS or flags & HEAD:
             self._framing = _NONE
             if status == HTTPStatus.NO_CONTENT:
-                lines[:] = [line for line in lines if not line.lower().startswith(b"content-length:")]
+                head = _CONTENT_LENGTH_LINES.sub(b"", head)
             elif length is None and status != HTTPStatus.NOT_MODIFIED and not flags & HTTP10:
-                lines.append(b"transfer-encoding: chunked\r\n")
-            return b""
+                head += b"transfer-encoding: chunked\r\n"
+            return head, b""
         if length is not None:
             left = length - len(body)
             if left < 0 or (left and not more):
                 raise InvalidResponse(_wrong_length(left))
             self._left = left
             self._framing = _LENGTH
-            return body
+            return head, body
         if flags & HTTP10:
             self._framing = _CLOSE
             self._closing = True
-            return body
+            return head, body
         self._framing = _CHUNKED
-        lines.append(b"transfer-encoding: chunked\r\n")
-        return _chunk(body, more)
+        return head + b"transfer-encoding: chunked\r\n", _chunk(body, more)
 
     def send_body(self, stream: HTTPStream, body: bytes, more: bool) -> None:
         """Write another piece of body.

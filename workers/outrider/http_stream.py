@@ -13,12 +13,13 @@ from inspect import CORO_CREATED, getcoroutinestate
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from outrider.errors import Aborted
+from outrider.runtime import name_request
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
     from outrider.http1_encoding import EncodedFields, HeaderPair
-    from outrider.runtime import Message, Runtime, Scope
+    from outrider.runtime import Message, Runtime, Scope, Spawn
 
 HIGH_WATER = 65536
 # What the access log shows for a client that left before there was a status; nginx's number, in no registry.
@@ -120,12 +121,19 @@ class HTTPStream:
 
     # -- events from the wire
 
-    def start(self) -> None:
-        """Call the application. The wire does so when it is this request's turn."""
+    def start(self, spawn: Spawn | None = None) -> None:
+        """Call the application, in a task from `spawn`. The wire does so when it is this request's turn.
+
+        With `Runtime.spawn_eagerly` the call may be over on return: not from within a callback of the parser, nor
+        from within another call.
+        """
         runtime = self._runtime
         self.started_at = runtime.now
         runtime.streams.add(self)
-        self._task = runtime.spawn(self._run())
+        try:
+            self._task = (spawn or runtime.spawn)(self._run())
+        except Aborted as aborted:  # from an eager start: a transport would take it for an error of its connection
+            runtime.loop.call_soon(_raise, aborted)
 
     def feed_body(self, data: bytes) -> None:
         """Take a piece of the request body; it is dropped once the response is over."""
@@ -269,7 +277,7 @@ class HTTPStream:
             if self.response is not _COMPLETE and not self._disconnected:
                 self._fail("ASGI application returned without completing its response")
         except ClientDisconnected:
-            runtime.log.debug("Client left during %s %s", self.scope["method"], self.scope["path"])
+            runtime.log.debug("Client left during %s", name_request(self.scope))
         except asyncio.CancelledError:
             if self.response is not _COMPLETE and not self._disconnected:
                 self._fail("Request cancelled", status=503)
@@ -294,7 +302,7 @@ class HTTPStream:
 
     def _fail(self, reason: str, error: BaseException | None = None, *, status: int = 500) -> None:
         """Answer with an error, or cut the connection where the response has begun, so that the client can tell."""
-        self._runtime.log.error("%s: %s %s", reason, self.scope["method"], self.scope["path"], exc_info=error)
+        self._runtime.log.error("%s: %s", reason, name_request(self.scope), exc_info=error)
         if self._disconnected:
             return
         if self.response is _PENDING or self.response is _STARTED:
@@ -344,3 +352,7 @@ class HTTPStream:
         waiter, self._waiter = self._waiter, None
         if waiter is not None:
             waiter.set_result(None)
+
+
+def _raise(error: BaseException) -> None:
+    raise error

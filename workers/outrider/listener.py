@@ -35,6 +35,8 @@ LEAD_PART = 16
 # A worker whose heartbeat is older than this hangs: nobody waits for it.
 STALE_AFTER_NS = 2_000_000_000
 OUT_OF_DESCRIPTORS_PAUSE = 0.5
+OUT_OF_DESCRIPTORS_WARNING_PERIOD = 10.0
+"""Seconds that at least pass between two warnings of one listener; it has tried again meanwhile."""
 _PEEK_SIZE = 4096
 _PEEK_AGAIN = 0.01
 _PEEK_SELDOM = 0.25
@@ -56,6 +58,8 @@ class Listener:
         self._aside: asyncio.TimerHandle | None = None
         self._batch = 1
         self._fewest = 0
+        self._warn_again_at = 0.0
+        self._unreported = 0
         self._opening: set[asyncio.Task[None]] = set()
         sock.setblocking(False)
 
@@ -156,9 +160,7 @@ class Listener:
             return False
         except OSError as error:
             if error.errno in _OUT_OF_RESOURCES:
-                self._runtime.log.warning(
-                    "Can't accept connections: %s. Raise the limit (ulimit -n) or lower worker_connections.", error
-                )
+                self._warn_of_resources(error)
                 if self._accepting:
                     self._step_aside(OUT_OF_DESCRIPTORS_PAUSE)
                 return False
@@ -173,6 +175,19 @@ class Listener:
             self._spawn(self._open(sock, self._register(sock, peer, peer)))
         self._row[Field.CONNECTIONS] = self._runtime.held
         return True
+
+    def _warn_of_resources(self, error: OSError) -> None:
+        now = self._runtime.loop.time()
+        if now < self._warn_again_at:
+            self._unreported += 1
+            return
+        self._runtime.log.warning(
+            "Can't accept connections: %s. Raise the limit (ulimit -n) or lower worker_connections.%s",
+            error,
+            f" Not reported since the last warning: {self._unreported} more of these." if self._unreported else "",
+        )
+        self._warn_again_at = now + OUT_OF_DESCRIPTORS_WARNING_PERIOD
+        self._unreported = 0
 
     def _spawn(self, coro: Coroutine[Any, Any, None]) -> None:
         task = self._runtime.loop.create_task(coro)

@@ -10,6 +10,10 @@ if TYPE_CHECKING:
     from outrider.runtime import Message, Runtime, Scope
 
 PROBE_AGENT = b"outrider-probe"
+PROBE_TIMEOUT = 30.0
+"""Seconds in which the application's call must have ended."""
+CANCEL_PATIENCE = 0.5
+"""Seconds that it is given to end when it is cancelled."""
 
 
 class ProbeError(RuntimeError):
@@ -20,7 +24,7 @@ async def probe(runtime: Runtime, path: str) -> None:
     """Send `GET path` to the application in process.
 
     Raises:
-        ProbeError: any answer but a 2xx, or none.
+        ProbeError: any answer but a 2xx, or none, or the call has not ended after `PROBE_TIMEOUT`.
     """
     raw_path, _, query = path.encode().partition(b"?")
     status = 0
@@ -56,10 +60,33 @@ async def probe(runtime: Runtime, path: str) -> None:
         "server": None,
         "state": runtime.state.copy(),
     }
-    try:
+
+    async def ask() -> None:
         await runtime.app(scope, receive, send)
+
+    # A task of its own: an application that ignores its cancellation is left behind.
+    call = runtime.loop.create_task(ask(), name="probe")
+    call.add_done_callback(_note_end)
+    if not await _has_ended_in_time(call):
+        raise ProbeError(f"probe_path {path}: the application has not ended its answer after {PROBE_TIMEOUT:.0f} s")
+    try:
+        call.result()
     except Exception as error:
         raise ProbeError(f"probe_path {path}: the application raised {error!r}") from error
     if not 200 <= status < 300:  # RFC 9110 §15.3: Successful
         answer = f"answered {status}" if status else "gave no answer"
         raise ProbeError(f"probe_path {path}: the application {answer}, a 2xx is needed")
+
+
+async def _has_ended_in_time(call: asyncio.Task[None]) -> bool:
+    try:
+        done, _ = await asyncio.wait({call}, timeout=PROBE_TIMEOUT)
+        return bool(done)
+    finally:
+        call.cancel()
+        await asyncio.wait({call}, timeout=CANCEL_PATIENCE)
+
+
+def _note_end(call: asyncio.Task[None]) -> None:
+    if not call.cancelled():
+        call.exception()  # seen: what comes after a cancellation is nobody's concern

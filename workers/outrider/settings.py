@@ -26,6 +26,19 @@ ENVIRONMENT_PREFIX = "OUTRIDER_"
 # Variables with the prefix that are no settings. A process that starts workers hands them facts this way.
 RESERVED_VARIABLES = frozenset({"OUTRIDER_SCOREBOARD_FD", "OUTRIDER_SOAK"})
 RESERVED_PREFIXES = ("OUTRIDER_SUPERVISOR_",)
+# Settings that are not the worker's. Its process never reads them, so a variable would silently mean nothing.
+SUPERVISOR_SETTINGS = frozenset(
+    {
+        "boot_timeout",
+        "canary",
+        "canary_requests",
+        "canary_seconds",
+        "max_surge",
+        "max_worker_age",
+        "max_worker_memory",
+        "restart_intensity",
+    }
+)
 # Kubernetes puts these into every pod of a namespace that has a service named "outrider" or "outrider-…".
 KUBERNETES_VARIABLE = re.compile(
     r"OUTRIDER_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)"
@@ -98,7 +111,7 @@ class OutriderSettings:
         "",
         check.probe_path,
         Flag("--probe-path", "PATH"),
-        "Path of an in-process GET that must answer 2xx before the worker is ready. Empty: no probe.",
+        "Path of an in-process GET that must answer 2xx, within 30 s, before the worker is ready. Empty: no probe.",
     )
     server_header: bool = _setting(
         True,
@@ -245,6 +258,12 @@ def _refuse_unknown_variables(environ: Mapping[str, str]) -> None:
             and not name.startswith(RESERVED_PREFIXES)
             and not KUBERNETES_VARIABLE.fullmatch(name)
         ):
+            setting = name.removeprefix(ENVIRONMENT_PREFIX).lower()
+            if setting in SUPERVISOR_SETTINGS:
+                raise ConfigurationError(
+                    f"the environment variable {name} is not read: {setting} is a flag of `outrider run` "
+                    "and a name in gunicorn.conf.py"
+                )
             raise ConfigurationError(
                 f"the environment variable {name} is no setting of Outrider{did_you_mean(name, variables)}"
             )

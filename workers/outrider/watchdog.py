@@ -397,12 +397,3 @@ def log_descriptor(log: object) -> int | None:
         except (AttributeError, OSError, ValueError):
             continue  # none, closed, or one in memory
     return None
-
-
-def dump_all_stacks() -> str:
-    """Return the name and stack of every thread, the caller's included, most recent call last."""
-    names = {thread.ident: thread.name for thread in threading.enumerate()}
-    parts = []
-    for ident, frame in sys._current_frames().items():  # noqa: SLF001  # documented; there is no other way
-        parts.append(f"Thread {names.get(ident, 'unknown')} ({ident}):\n{''.join(traceback.format_stack(frame))}")
-    return "\n".join(parts)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import queue
 import signal
 import sys
 import time
-import traceback
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -19,8 +19,9 @@ from gunicorn.errors import AppImportError
 from gunicorn.workers.base import Worker
 
 from outrider.access_log import AccessLog
-from outrider.app_loading import resolve_app
+from outrider.app_loading import make_error_app, resolve_app
 from outrider.config import ServerConfig
+from outrider.dump import Dump
 from outrider.errors import Aborted, ConfigurationError
 from outrider.gunicorn_settings import refuse_unsupported
 from outrider.http1_encoding import DefaultHeaders
@@ -30,13 +31,14 @@ from outrider.observer import Observer
 from outrider.orphan import die_with_parent
 from outrider.probe import ProbeError
 from outrider.process_end import close_loop, limit_wait_for_threads
-from outrider.runtime import Receive, Runtime, Scope, Send
-from outrider.scoreboard import Row, Scoreboard
+from outrider.runtime import Runtime
+from outrider.scoreboard import Field, Row, Scoreboard, WorkerState
 from outrider.server import ABORT_AFTER, Hooks, Server, Stop, drain_time
 from outrider.settings import load_settings
+from outrider.supervised import ProcessTitle, read_supervision
 from outrider.tls import build_ssl_context
 from outrider.uvicorn_kwargs import translate
-from outrider.watchdog import Watchdog, dump_all_stacks
+from outrider.watchdog import Watchdog
 
 if TYPE_CHECKING:
     import ssl
@@ -59,19 +61,26 @@ class UvicornWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
 
     CONFIG_KWARGS: ClassVar[dict[str, Any]] = {}
 
+    # gunicorn sets these to their default first, and that of SIGUSR2, which asks for a dump, is death.
+    SIGNALS: ClassVar[list[signal.Signals]] = [sig for sig in Worker.SIGNALS if sig != signal.SIGUSR2]
+
     _board: ClassVar[Scoreboard | None] = None
+    ppid: int
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         """gunicorn: called in the master before the fork."""
         cfg = kwargs["cfg"] if "cfg" in kwargs else args[5]
         self._overrides = self._apply_config_kwargs(cfg)
         super().__init__(*args, **kwargs)
-        self.row: Row = self._scoreboard().claim()
+        self._supervision = read_supervision()
+        self._title = ProcessTitle(self._supervision, self.cfg.proc_name)
+        self.row: Row = self._scoreboard().claim(self._supervision.generation if self._supervision else 0)
+        self._dump = Dump(self.log, self._requests_in_flight)
         self._server: Server | None = None
         self._runtime: Runtime | None = None
         self._is_quick = False
         self._has_owner = False
-        self._is_orphaned = False
+        self._is_aborting = False
         self._end_by = 0.0
 
     @classmethod
@@ -86,6 +95,7 @@ class UvicornWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
         ServerConfig.from_gunicorn(cfg, load_settings(cfg, overrides=overrides))
         AccessLog(log, cfg)
         build_ssl_context(cfg)
+        read_supervision()
         cls._scoreboard()
 
     @classmethod
@@ -116,6 +126,7 @@ class UvicornWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
     def init_process(self) -> None:
         """gunicorn: the process has been forked. Exit code 3 if this worker can't serve."""
         self.row.adopt(os.getpid())
+        self._title.show("booting")
         quiet_handler_errors((self.log.error_log, self.log.access_log))
         try:
             # While still privileged: a key that only root may read is usual.
@@ -168,15 +179,7 @@ class UvicornWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
         self.log.error("Exception while importing the application", exc_info=error)
         if self.reloader is not None and error.filename is not None:
             self.reloader.add_extra_file(error.filename)
-        body = "".join(traceback.format_exception(error)).encode()
-
-        async def show_error(scope: Scope, _receive: Receive, send: Send) -> None:
-            if scope["type"] == "http":
-                headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", b"%d" % len(body))]
-                await send({"type": "http.response.start", "status": 500, "headers": headers})
-                await send({"type": "http.response.body", "body": body})
-
-        self.wsgi = show_error
+        self.wsgi = make_error_app(error)
 
     def _fail_boot(self, reason: str) -> None:
         self.log.error(reason)
@@ -189,6 +192,7 @@ class UvicornWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
         self._has_owner = True  # gunicorn has just set user and group
         die_with_parent(self.ppid, signal.SIGKILL)
         arbiter = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
+        signal.signal(signal.SIGUSR2, self._handle_usr2)
         super().init_signals()
         signal.signal(signal.SIGHUP, self._ignore_signal)
         early = _signals_since_fork(arbiter)
@@ -221,6 +225,10 @@ class UvicornWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
     def _ignore_signal(self, sig: int, frame: FrameType | None) -> None:
         """Do nothing. A handler, unlike SIG_IGN, is not inherited by programs that the application starts."""
 
+    def _handle_usr2(self, sig: int, frame: FrameType | None) -> None:
+        """SIGUSR2: log what the worker does, and go on. Runs even where the loop is blocked in Python code."""
+        self._dump.log_on_request(self.pid, frame)
+
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """gunicorn: SIGTERM before there is a loop, so before anything was accepted. An import may take long."""
         self.alive = False
@@ -230,12 +238,7 @@ class UvicornWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
         """gunicorn: SIGABRT, sent when the heartbeat failed. Runs even where the loop is blocked in Python code."""
         self.alive = False
         signal.signal(signal.SIGABRT, self._ignore_signal)  # one dump at a time
-        self.log.critical(
-            "Worker aborted (pid: %s). Requests in flight:\n%s\n%s",
-            self.pid,
-            "\n".join(self._requests_in_flight()) or "none",
-            dump_all_stacks(),
-        )
+        self._dump.log_on_abort(self.pid, frame)
         try:
             self.cfg.worker_abort(self)
         finally:
@@ -261,7 +264,7 @@ class UvicornWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
 
     def run(self) -> None:
         """gunicorn: serve until told to stop."""
-        loop = self._new_loop()
+        loop = self._dump.loop = self._new_loop()
         asyncio.set_event_loop(loop)
         self._watchdog = Watchdog(self.log, self._requests_in_flight, self._settings.stall_warning, self.timeout * 2)
         failure = ""
@@ -316,7 +319,7 @@ class UvicornWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
         # The reloader thread, and a signal that came before the loop, clear `alive` and write to the pipe.
         loop.add_reader(self.PIPE[0], self._note_stop)
         self._note_stop()
-        self._watchdog.start(self._abort_if_orphaned)
+        self._watchdog.start(self._abort_if_unwatched)
         die_with_parent(self.ppid, None)
         await self._server.serve(settings.probe_path)
 
@@ -329,15 +332,30 @@ class UvicornWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
         self.notify()
         if self._runtime is not None:
             self.nr = self._runtime.counters.requests
-        if os.getppid() != self.ppid and self.alive:
-            self.log.info("Parent changed, shutting down: %s", self)
-            self._request_drain()
+        self._title.show(WorkerState(self.row[Field.STATE]).name.lower())
+        parent = os.getppid()
+        if parent != self.ppid and self.alive:
+            # A worker that has yet to boot goes with its master: nobody else has a limit for the boot.
+            if self._is_supervisor(parent) and self.row[Field.STATE] == WorkerState.READY:
+                self.log.warning("The master is gone; the supervisor took over")
+                self.ppid = parent
+            else:
+                self.log.info("Parent changed, shutting down: %s", self)
+                self._request_drain()
 
-    def _abort_if_orphaned(self, silent: float) -> None:
+    def _is_supervisor(self, pid: int) -> bool:
+        return self._supervision is not None and pid == self._supervision.pid
+
+    def _abort_if_unwatched(self, silent: float) -> None:
         """In the watchdog's thread: do what the master would, were it still there, about a loop that hangs; once."""
-        limit = self.timeout * 2 or self._config.graceful_timeout
-        if silent > limit and not self._is_orphaned and os.getppid() != self.ppid:
-            self._is_orphaned = True
+        parent = os.getppid()
+        has_supervisor = self._is_supervisor(parent)
+        if self._is_aborting or (parent == self.ppid and not has_supervisor):
+            return
+        # An orphan has to drain and end, so it has a limit in any case; a worker of the supervisor serves on.
+        limit = self.timeout * 2 or (math.inf if has_supervisor else self._config.graceful_timeout)
+        if silent > limit:
+            self._is_aborting = True
             self._watchdog.expire_at(time.monotonic(), _abort)
 
     def _note_stop(self) -> None:

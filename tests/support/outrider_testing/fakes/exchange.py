@@ -32,7 +32,7 @@ class FakeWire:
     def send_response(self, _: HTTPStream, status: int, fields: EncodedFields, body: bytes, more: bool) -> None:
         if fields[1] is not None and len(body) > fields[1]:
             raise InvalidResponse("too long")
-        self.events.append((status, b"".join(fields[0]), body, more))
+        self.events.append((status, fields[0], body, more))
 
     def send_body(self, _: HTTPStream, body: bytes, more: bool) -> None:
         self.events.append((body, more))
@@ -76,7 +76,7 @@ class Exchange:
         self.runtime = make_runtime(loop, self.app, **config)
         self.wire = FakeWire()
         self.observer = FakeObserver()
-        scope = {"type": "http", "method": "GET", "path": "/x", "client": None}
+        scope = {"type": "http", "method": "GET", "path": "/x", "raw_path": b"/x", "client": None}
         self.stream = HTTPStream(self.runtime, self.wire, scope, 1)
         if start:
             self.start()

@@ -1,4 +1,4 @@
-"""What the tests of the worker share."""
+"""What tests of several directories share."""
 
 from __future__ import annotations
 
