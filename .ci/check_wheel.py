@@ -50,7 +50,9 @@ class UnixConnection(http.client.HTTPConnection):
 def check_contents(wheel: Path) -> None:
     """Refuse a wheel with anything but the packages, their type markers and the metadata."""
     names = zipfile.ZipFile(wheel).namelist()
-    strangers = [name for name in names if not re.match(r"outrider/|outrider_supervisor/|outrider-[^/]+\.dist-info/", name)]
+    strangers = [
+        name for name in names if not re.match(r"outrider/|outrider_supervisor/|outrider-[^/]+\.dist-info/", name)
+    ]
     if strangers:
         sys.exit(f"{wheel.name} holds files that do not belong there: {', '.join(strangers)}")
     for wanted in ("outrider/py.typed", "outrider_supervisor/py.typed", "dist-info/licenses/LICENSE"):
@@ -98,26 +100,21 @@ def get_hello(path: Path, server: subprocess.Popen[str]) -> tuple[int, bytes]:
             connection.close()
 
 
-def serve(commands: Path, directory: Path) -> None:
-    """Start a worker, get one answer, stop it; fail with the server's log.
+def serve(command: list[str], directory: Path) -> None:
+    """Start a server with one worker, get one answer, stop it; fail with the server's log.
 
     One worker, so that the answer proves that all have booted: gunicorn sends TERM once, and a worker that
     it has only just forked can miss it.
     """
     (directory / "app.py").write_text(APP)
     path = directory / "socket"
-    command = [
-        str(commands / "gunicorn"),
-        "app:app",
-        "-k",
-        "outrider.UvicornWorker",
-        "-w",
-        "1",
-        "--no-control-socket",
-    ]
     with (directory / "log").open("w") as log:
         server = subprocess.Popen(
-            [*command, "-b", f"unix:{path}"], cwd=directory, stdout=log, stderr=subprocess.STDOUT, text=True
+            [*command, "app:app", "-w", "1", "-b", f"unix:{path}"],
+            cwd=directory,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            text=True,
         )
     try:
         answer = get_hello(path, server)
@@ -129,7 +126,7 @@ def serve(commands: Path, directory: Path) -> None:
         server.kill()
     if answer != (200, b"hello") or status != 0:
         sys.exit(f"answered {answer}, exit status {status}\n{(directory / 'log').read_text()}")
-    print("  served a request and stopped cleanly", flush=True)
+    print(f"  {Path(command[0]).name} served a request and stopped cleanly", flush=True)
 
 
 def main() -> None:
@@ -142,7 +139,9 @@ def main() -> None:
     check_contents(wheel)
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
-        serve(install(wheel, directory / "venv", lowest=arguments.lowest), directory)
+        commands = install(wheel, directory / "venv", lowest=arguments.lowest)
+        serve([str(commands / "gunicorn"), "-k", "outrider.UvicornWorker", "--no-control-socket"], directory)
+        serve([str(commands / "outrider"), "run", "--name", directory.name], directory)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from types import ModuleType
 from typing import Any, NoReturn
 
 import gunicorn
+from gunicorn import util
 from gunicorn.app.wsgiapp import WSGIApplication
 from gunicorn.config import Config, get_default_config_file
 from gunicorn.errors import ConfigError
@@ -118,6 +119,7 @@ class OutriderApplication(WSGIApplication):  # type: ignore[misc]  # gunicorn ha
         worker_class = self.cfg.settings["worker_class"]
         worker_class.default = DEFAULT_WORKER_CLASS  # --help shows it
         worker_class.set(DEFAULT_WORKER_CLASS)
+        self.cfg.set("chdir", util.getcwd())  # gunicorn's default is where it was imported
 
     def load_config(self) -> None:
         """gunicorn: read all sources. Other than gunicorn's own it reads the argv it was given, not the process's."""

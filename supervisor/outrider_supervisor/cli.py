@@ -76,6 +76,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ClientError, ConfigurationError) as error:
         _complain(str(error))
         return Exit.UNREACHABLE
+    except KeyboardInterrupt:
+        return Exit.INTERRUPTED
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -181,9 +183,9 @@ def _conclude(console: Console, name: str, outcome: dict[str, Any]) -> int:
             console.say(plain(details))
         return Exit.DONE
     console.clear()
-    _complain(f"{name}: {outcome['message']}")
     if details:
         _complain(details, prefix="")
+    _complain(f"{name}: {outcome['message']}")  # last, where the eye is after a long traceback
     return Exit.SUPERSEDED if outcome["code"] == "superseded" else Exit.FAILED
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
@@ -36,8 +37,7 @@ class ControlClient:
         Raises:
             ClientError: it does not answer, or no supervisor does.
         """
-        _, response = self._request("GET", PREFIX + STATUS, None, JSON)
-        with response:
+        with self._exchange("GET", PREFIX + STATUS, None, JSON) as (_, response):
             try:
                 status: dict[str, Any] = json.loads(response.read())
             except (OSError, http.client.HTTPException, ValueError) as error:
@@ -51,9 +51,8 @@ class ControlClient:
             ClientError: it was refused, no supervisor answers, or it went away in the middle.
         """
         path, body = encode(command)
-        connection, response = self._request("POST", path, body, LINES)
-        with response:
-            connection.channel.settimeout(None)  # an operation takes as long as it takes
+        with self._exchange("POST", path, body, LINES) as (channel, response):
+            channel.settimeout(None)  # an operation takes as long as it takes
             while True:
                 try:
                     line = response.readline()
@@ -64,35 +63,28 @@ class ControlClient:
                 if "ok" in content:
                     return
 
-    def _request(
+    @contextlib.contextmanager
+    def _exchange(
         self, method: str, path: str, body: bytes | None, content_type: bytes
-    ) -> tuple[_UnixConnection, http.client.HTTPResponse]:
-        connection = _UnixConnection(self._path)
-        try:
-            connection.connect()
-        except OSError as error:
-            connection.close()
-            raise self._unreachable(error) from error
-        try:
-            connection.request(method, path, body, {"content-type": "application/json"} if body else {})
-            response = connection.getresponse()
+    ) -> Iterator[tuple[socket.socket, http.client.HTTPResponse]]:
+        with contextlib.ExitStack() as opened:
+            connection = _UnixConnection(self._path)
+            opened.callback(connection.close)
+            try:
+                connection.connect()
+            except OSError as error:
+                raise self._unreachable(error) from error
+            try:
+                connection.request(method, path, body, {"content-type": "application/json"} if body else {})
+                response = opened.enter_context(connection.getresponse())
+            except TimeoutError as error:
+                raise self._silent() from error
+            except OSError as error:  # http.client.RemoteDisconnected is such
+                raise self._went_away() from error
+            except http.client.HTTPException as error:
+                raise self._stranger() from error
             self._check(response, content_type)
-        except TimeoutError as error:
-            connection.close()
-            raise self._silent() from error
-        except http.client.RemoteDisconnected as error:
-            connection.close()
-            raise self._went_away() from error
-        except http.client.HTTPException as error:
-            connection.close()
-            raise self._stranger() from error
-        except OSError as error:
-            connection.close()
-            raise self._went_away() from error
-        except ClientError:
-            connection.close()
-            raise
-        return connection, response
+            yield connection.channel, response
 
     def _check(self, response: http.client.HTTPResponse, content_type: bytes) -> None:
         found = (response.getheader("content-type") or "").encode()
@@ -101,7 +93,7 @@ class ControlClient:
         if found == JSON:
             try:
                 error = json.loads(response.read())["error"]
-            except (ValueError, KeyError, TypeError):
+            except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError):
                 raise self._stranger() from None
             raise ClientError(f"the supervisor named {self._name} refused: {error}")
         if response.status == http.client.INTERNAL_SERVER_ERROR and response.getheader("server") == "outrider":
@@ -155,7 +147,8 @@ class _UnixConnection(http.client.HTTPConnection):
         # Kept apart: http.client lets go of `sock` when the response is to be the last one.
         self.sock = self.channel = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         # The time limit of connect(2) itself; with settimeout() a full queue would be an error at once.
-        limit = _TIMEVAL.pack(int(ANSWER_TIMEOUT), 0)
+        seconds = int(ANSWER_TIMEOUT)
+        limit = _TIMEVAL.pack(seconds, int((ANSWER_TIMEOUT - seconds) * 1_000_000))
         self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
         self.sock.connect(os.fspath(self._path))
         self.sock.settimeout(ANSWER_TIMEOUT)

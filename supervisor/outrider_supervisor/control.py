@@ -142,6 +142,7 @@ class ControlServer:
             TICK,
         )
         self._serving = loop.create_task(self._server.serve(""), name="control socket")
+        self._serving.add_done_callback(self._note_end)
 
     async def suspend(self) -> None:
         """Finish the responses that have begun (at most `graceful_timeout` of `CONFIG`) and accept no more.
@@ -152,7 +153,7 @@ class ControlServer:
         serving, self._serving = self._serving, None
         if serving is not None and self._server is not None:
             self._server.stop(Stop.DRAIN)
-            await serving
+            await asyncio.wait({serving})
 
     async def close(self) -> None:
         """Finish the responses that have begun, then remove the socket, unless it is another's by now."""
@@ -162,6 +163,11 @@ class ControlServer:
         if self._socket is not None:
             self._socket.close()
             self._socket = None
+
+    def _note_end(self, serving: asyncio.Task[None]) -> None:
+        error = None if serving.cancelled() else serving.exception()
+        if error is not None:
+            self._log.error("The control socket is not served any more; the service itself goes on", exc_info=error)
 
     # -- over an execve
 

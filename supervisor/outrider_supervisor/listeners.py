@@ -25,7 +25,7 @@ FIRST_DESCRIPTOR = 3
 """SD_LISTEN_FDS_START."""
 PATIENCE = 5.0
 """Seconds for which the first start waits for an address that is in use: its last owner may just be going."""
-RETRY = 0.1
+RETRY = 0.25
 _DEFAULT_BIND: Address = ("127.0.0.1", 8000)
 _STORE_PREFIX = "outrider."
 

@@ -226,7 +226,9 @@ class Pool:
             self._note_crash(now, worker.spawned_at)
         elif not is_expected and worker.stage is Stage.BOOTING:
             self._note_failure(now, worker.spawned_at)
-        how = _describe_exit(worker, code) + (" without shutting down" if is_abrupt and not is_expected else "")
+        how = _describe_exit(worker, code)
+        if code == 0 and not is_expected and was_ready:
+            how += " without shutting down"
         message = WorkerExited(pid, how, is_expected, was_ready)
         self._tell(message)
         return message

@@ -25,7 +25,7 @@ FIRST_DESCRIPTOR = 3
 MOST_OUTPUT = 1 << 20
 """Bytes of each output of `Children.run` that are kept."""
 _PR_SET_CHILD_SUBREAPER = 36  # prctl(2), Linux
-_READ_SIZE = 65536
+_PIPE_CAPACITY = 65536  # pipe(7)
 # SIGKILL and SIGSTOP have no other disposition to be reset from.
 _RESETTABLE = frozenset(signal.valid_signals()) - {signal.SIGKILL, signal.SIGSTOP}
 
@@ -71,7 +71,9 @@ class Finished:
 class Process:
     """One process, ours or a descendant's. `Children` makes them."""
 
-    def __init__(self, pid: int, pidfd: int, loop: asyncio.AbstractEventLoop, forget: Callable[[int], None]) -> None:
+    def __init__(
+        self, pid: int, pidfd: int, loop: asyncio.AbstractEventLoop, forget: Callable[[Process], None]
+    ) -> None:
         self.pid = pid
         self.has_exited = False
         self.status: int | None = None
@@ -97,7 +99,10 @@ class Process:
         return True
 
     def signal_group(self, number: int) -> bool:
-        """Send a signal to the process group that the process leads; False if the process is gone."""
+        """Send a signal to the process group that the process leads, as all do that `Children.spawn` has started.
+
+        False if the process is gone, or leads no group.
+        """
         if self.has_exited:
             return False
         try:
@@ -141,7 +146,7 @@ class Process:
             self._loop.remove_reader(self._pidfd)
             os.close(self._pidfd)
             self._pidfd = -1
-            self._forget(self.pid)
+            self._forget(self)
 
 
 class Children:
@@ -207,6 +212,8 @@ class Children:
     def adopt(self, pid: int, start_time: int | None = None) -> Process:
         """Look after a process that runs already: our own from before an execve(2), or a master's worker.
 
+        A child of ours that has exited is found all the same, until `reap_strangers` takes it for a stranger.
+
         Args:
             pid: its process id.
             start_time: when it started, as `outrider.scoreboard.process_start_time` tells: another process with the
@@ -217,7 +224,9 @@ class Children:
         """
         known = self._known.get(pid)
         if known is not None:
-            return known
+            known.look()
+            if not known.has_exited:
+                return known
         process = self._hold(pid)
         # The order matters: who has the right start time now had this id when it was opened.
         if start_time is not None and process_start_time(pid) != start_time:
@@ -252,7 +261,8 @@ class Children:
     def reap_strangers(self) -> list[tuple[int, str]]:
         """Reap the children that have exited and that nobody knows: what PID 1 and a subreaper inherit.
 
-        To be called on SIGCHLD (`loop.add_signal_handler`). A known child that has exited is reaped as well, or it
+        To be called on SIGCHLD, through `loop.add_signal_handler`, or on a timer where the loop keeps that signal to
+        itself, as uvloop does. A known child that has exited is reaped as well, or it
         would hide the others from us; its callback is called as ever. Each round reaps one, so it ends.
 
         Returns:
@@ -284,8 +294,10 @@ class Children:
         self._known[pid] = process
         return process
 
-    def _forget(self, pid: int) -> None:
-        self._known.pop(pid, None)
+    def _forget(self, process: Process) -> None:
+        # Another parent's child may have been reaped, and its id be a new process's, before we saw it go.
+        if self._known.get(process.pid) is process:
+            del self._known[process.pid]
 
 
 class _Pipe:
@@ -315,20 +327,22 @@ class _Pipe:
         self._loop.add_reader(self._read_end, self._read)
 
     def read_all(self) -> bytes:
-        """What has been written until now."""
-        while self._is_open and self._read():
-            pass
+        """What the child has written, now that it has exited.
+
+        That is one read at most, of all that a pipe holds; a process that it has left behind may write for ever.
+        """
+        if self._is_open:
+            self._read()
         return bytes(self._data)
 
-    def _read(self) -> bool:
+    def _read(self) -> None:
         try:
-            data = os.read(self._read_end, _READ_SIZE)
+            data = os.read(self._read_end, _PIPE_CAPACITY)
         except BlockingIOError:
-            return False
+            return
         self._data += data[: MOST_OUTPUT - len(self._data)]
         if not data:
             self._end()
-        return bool(data)
 
     def _end(self) -> None:
         if self._is_open:

@@ -40,7 +40,6 @@ _REFUSED = {
 }
 _WITHOUT_EFFECT = {
     "control_socket": "gunicorn's control socket is not opened; use the `outrider` command",
-    "on_reload": "a reload starts a new master, which calls on_starting",
     "pre_exec": "the supervisor starts masters, and `outrider upgrade` takes the place of USR2",
 }
 # Frames of these in a traceback say nothing about the user's code.
@@ -175,6 +174,8 @@ def _refuse(cfg: Any) -> None:
         path = getattr(cfg, name)
         if path and path != "-" and not os.access(path if Path(path).exists() else Path(path).parent, os.W_OK):
             raise ConfigurationError(f"{name} is {path!r}, which this user may not write; does the directory exist?")
+    if cfg.logconfig and not Path(cfg.logconfig).exists():
+        raise ConfigurationError(f"logconfig is {cfg.logconfig!r}, but there is no such file")
 
 
 def _load_worker_class(cfg: Any) -> Any:

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
-
-from gunicorn import config as gunicorn_config
 
 from outrider import setting_values as check
 from outrider.errors import ConfigurationError
-from outrider.settings import ENVIRONMENT_PREFIX, SECTION, Flag
+from outrider.settings import ENVIRONMENT_PREFIX, Flag, declare, register
 
 _SIZE = re.compile(r"(\d+)([kmg]?)(?:i?b)?", re.IGNORECASE)
 _FACTORS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
@@ -53,66 +51,59 @@ def memory_size(value: object) -> int:
     return size
 
 
-def _setting(default: object, validator: Callable[[object], object], flag: Flag, description: str) -> Any:
-    """Declare one setting. The validator raises ValueError with the words that follow "must be"."""
-    return dataclasses.field(
-        default=default, metadata={"validator": validator, "flag": flag, "description": description}
-    )
-
-
 @dataclasses.dataclass(frozen=True, slots=True)
 class SupervisorSettings:
     """The values. Times are seconds, memory is bytes."""
 
-    max_surge: int = _setting(
+    max_surge: int = declare(
         1,
         positive_count,
         Flag("--max-surge", "WORKERS"),
         "Most workers beyond the target while a reload or a recycling goes on. 1 takes the least memory and rolls "
         "one worker after the other; as many as there are workers starts the new generation whole (blue-green).",
     )
-    canary: bool = _setting(
+    canary: bool = declare(
         True,
         check.boolean,
         Flag("--no-canary", action="store_const", const=False),
         "Begin a reload with a single worker and compare it with the old generation before the others follow: code "
         "that starts but fails its requests is found this way alone.",
     )
-    canary_seconds: float = _setting(
+    canary_seconds: float = declare(
         5.0,
         check.seconds,
         Flag("--canary-seconds", "SECONDS"),
         "Shortest time the canary serves. Short enough to wait for, long enough for what breaks in the first "
         "requests. With little traffic it ends after three times as long. 0 switches the canary off.",
     )
-    canary_requests: int = _setting(
+    canary_requests: int = declare(
         20,
         check.count,
         Flag("--canary-requests", "REQUESTS"),
         "Fewest requests the canary answers before it is judged good; from 20 on a share of errors means something.",
     )
-    boot_timeout: float = _setting(
+    boot_timeout: float = declare(
         60.0,
         positive_seconds,
         Flag("--boot-timeout", "SECONDS"),
         "Longest time a worker may take to become ready, and a master to be up: imports, the lifespan and the "
         "probe. Generous, for a hang is the only thing it is there for; a worker that fails is seen at once.",
     )
-    restart_intensity: int = _setting(
+    restart_intensity: int = declare(
         5,
         positive_count,
         Flag("--restart-intensity", "FAILURES"),
         "With more failures of workers than this within 60 seconds the service is called degraded. Workers are "
         "restarted all the same, after a pause that grows up to a minute.",
     )
-    max_worker_age: float = _setting(
+    max_worker_age: float = declare(
         0.0,
         check.seconds,
         Flag("--max-worker-age", "SECONDS"),
         "Replace a worker that is older, up to a tenth earlier so that not all go at once. 0 switches it off: a "
         "sound application needs no restarts.",
     )
-    max_worker_memory: int = _setting(
+    max_worker_memory: int = declare(
         0,
         memory_size,
         Flag("--max-worker-memory", "SIZE"),
@@ -156,36 +147,4 @@ def render_supervisor_table() -> str:
     return "\n".join(lines) + "\n"
 
 
-def _register(field: dataclasses.Field[Any]) -> None:
-    """Make the field a gunicorn setting: creating the class adds it to gunicorn's KNOWN_SETTINGS."""
-    name, flag, validator = field.name, field.metadata["flag"], field.metadata["validator"]
-
-    def validate(value: object) -> object:
-        try:
-            return validator(value)
-        except ValueError as error:
-            raise ConfigurationError(f"{name} is {value!r}, but must be {error}") from None
-
-    attributes = {
-        "name": name,
-        "section": SECTION,
-        "cli": [flag.name],
-        "meta": flag.meta,
-        "action": flag.action,
-        "const": flag.const,
-        "validator": validate,
-        "default": field.default,
-        "desc": field.metadata["description"],
-    }
-    base = gunicorn_config.Setting
-    type(base)(f"Supervisor{name.title().replace('_', '')}", (base,), attributes)
-
-
-def _register_all() -> None:
-    known = {setting.name for setting in gunicorn_config.KNOWN_SETTINGS}
-    for name, field in _FIELDS.items():
-        if name not in known:
-            _register(field)
-
-
-_register_all()
+register(_FIELDS)

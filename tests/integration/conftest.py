@@ -8,13 +8,20 @@ from pathlib import Path
 
 import pytest
 
-from outrider_testing.serving import Serve, serving
+from outrider_testing.serving import Serve, Supervise, serving, supervising
 
 
 @pytest.fixture
 def serve(tmp_path: Path) -> Iterator[Serve]:
     """Start servers that end with the test."""
     with serving(tmp_path) as start:
+        yield start
+
+
+@pytest.fixture
+def supervise(tmp_path: Path) -> Iterator[Supervise]:
+    """Start supervisors that end with the test."""
+    with supervising(tmp_path) as start:
         yield start
 
 

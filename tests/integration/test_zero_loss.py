@@ -29,7 +29,7 @@ def check(report: Report) -> None:
     print(report)
     assert report.requests >= REQUESTS
     assert all(report.requests_of(kind) >= 50 for kind in MIX), f"too few requests of a kind\n{report}"
-    assert report.lost == 0, f"{report}"
+    assert not report.lost, f"{report}"
 
 
 @pytest.mark.timeout(900)

@@ -93,8 +93,8 @@ def test_default_passes_its_validator(name: str) -> None:
 
 
 def test_registration_adds_each_setting_once() -> None:
-    settings_module._register_all()
-    registered = [setting.name for setting in gunicorn_config.KNOWN_SETTINGS if setting.section == "Outrider"]
+    settings_module.register(settings_module._FIELDS)
+    registered = [setting.name for setting in gunicorn_config.KNOWN_SETTINGS if setting.name in NAMES]
     assert registered == NAMES
 
 

@@ -62,7 +62,7 @@ def _switch_off(name: str) -> Flag:
     return Flag(name, action="store_const", const=False)
 
 
-def _setting(default: object, validator: Callable[[object], object], flag: Flag, description: str) -> Any:
+def declare(default: object, validator: Callable[[object], object], flag: Flag, description: str) -> Any:
     """Declare one setting. The validator raises ValueError with the words that follow "must be"."""
     return dataclasses.field(
         default=default, metadata={"validator": validator, "flag": flag, "description": description}
@@ -73,91 +73,91 @@ def _setting(default: object, validator: Callable[[object], object], flag: Flag,
 class OutriderSettings:
     """The values. Times are seconds, sizes bytes; 0 switches a limit off."""
 
-    header_timeout: float = _setting(
+    header_timeout: float = declare(
         10.0,
         check.seconds,
         Flag("--header-timeout", "SECONDS"),
         "Longest time a client may take to send the header of a request, or its first byte on a new "
         "connection. 0 switches it off.",
     )
-    body_timeout: float = _setting(
+    body_timeout: float = declare(
         30.0,
         check.seconds,
         Flag("--body-timeout", "SECONDS"),
         "Longest pause between two pieces of a request body while the application waits for more. "
         "0 switches it off, and `min_body_rate` for requests with it.",
     )
-    min_body_rate: int = _setting(
+    min_body_rate: int = declare(
         240,
         check.count,
         Flag("--min-body-rate", "BYTES"),
         "Least bytes a second, on average, that a client must send of its request and take of its response. "
         "0 switches it off.",
     )
-    write_timeout: float = _setting(
+    write_timeout: float = declare(
         30.0,
         check.seconds,
         Flag("--write-timeout", "SECONDS"),
         "Longest time a client may take less than `min_body_rate` of its response while more waits for it; "
         "then it is cut off. 0 switches it off.",
     )
-    stall_warning: float = _setting(
+    stall_warning: float = declare(
         1.0,
         check.seconds,
         Flag("--stall-warning", "SECONDS"),
         "Warn in the error log, with the stack, when the event loop is blocked for longer. 0 switches it off.",
     )
-    probe_path: str = _setting(
+    probe_path: str = declare(
         "",
         check.probe_path,
         Flag("--probe-path", "PATH"),
         "Path of an in-process GET that must answer 2xx, within 30 s, before the worker is ready. Empty: no probe.",
     )
-    server_header: bool = _setting(
+    server_header: bool = declare(
         True,
         check.boolean,
         _switch_off("--no-server-header"),
         "Send `server: outrider` unless the application sends its own.",
     )
-    date_header: bool = _setting(
+    date_header: bool = declare(
         True,
         check.boolean,
         _switch_off("--no-date-header"),
         "Send `date` unless the application sends its own.",
     )
-    response_headers: tuple[tuple[bytes, bytes], ...] = _setting(
+    response_headers: tuple[tuple[bytes, bytes], ...] = declare(
         (),
         check.response_headers,
         Flag("--response-header", "HEADER", action="append"),
         "Headers that are added to every response, each as `Name: value`. A list in gunicorn.conf.py, one a "
         "line in the environment.",
     )
-    drain_linger: float = _setting(
+    drain_linger: float = declare(
         2.0,
         check.seconds,
         Flag("--drain-linger", "SECONDS"),
         "How long a draining worker keeps an idle keep-alive connection open for a request that may be on "
         "its way. `graceful_timeout` bounds it. 0 closes such connections at once.",
     )
-    accept_gate: bool = _setting(
+    accept_gate: bool = declare(
         True,
         check.boolean,
         _switch_off("--no-accept-gate"),
         "Spread connections evenly: a busier worker steps aside for a less busy one.",
     )
-    limit_concurrency: int = _setting(
+    limit_concurrency: int = declare(
         0,
         check.count,
         Flag("--limit-concurrency", "REQUESTS"),
         "Most requests in progress in one worker; those beyond are answered with 503. 0 switches it off.",
     )
-    reset_contextvars: bool = _setting(
+    reset_contextvars: bool = declare(
         False,
         check.boolean,
         _switch_on("--reset-contextvars"),
         "Run each request in an empty context instead of a copy of the worker's.",
     )
-    app_factory: bool = _setting(
+    app_factory: bool = declare(
         False,
         check.boolean,
         _switch_on("--app-factory"),
@@ -321,11 +321,12 @@ def _register(field: dataclasses.Field[Any]) -> None:
     type(base)(f"Outrider{name.title().replace('_', '')}", (base,), attributes)
 
 
-def _register_all() -> None:
+def register(fields: Mapping[str, dataclasses.Field[Any]]) -> None:
+    """Make settings that were declared with `declare` gunicorn's, unless it has them."""
     known = {setting.name for setting in gunicorn_config.KNOWN_SETTINGS}
-    for name, field in _FIELDS.items():
+    for name, field in fields.items():
         if name not in known:
             _register(field)
 
 
-_register_all()
+register(_FIELDS)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol, Unpack
 
-from outrider_testing.gunicorn_process import PROBE, GunicornProcess, Surroundings
+from outrider_testing import releases
+from outrider_testing.gunicorn_process import PROBE, GunicornProcess
+from outrider_testing.outrider_process import OutriderProcess
+from outrider_testing.server_process import ServerProcess, Surroundings
 
 
 class Serve(Protocol):
@@ -18,26 +21,65 @@ class Serve(Protocol):
     ) -> GunicornProcess: ...
 
 
+class Supervise(Protocol):
+    """Start `outrider run`; with `workers=0` return at once, otherwise when it serves with that many.
+
+    Release 1 is there as `app:app`, unless `files` has another app.py.
+    """
+
+    def __call__(
+        self, *options: str, app: str = releases.APP, workers: int = 1, **surroundings: Unpack[Surroundings]
+    ) -> OutriderProcess: ...
+
+
 @contextlib.contextmanager
 def serving(directory: Path) -> Iterator[Serve]:
-    """Give a function that starts servers in `directory`; stop them all at the end.
+    """Give a function that starts servers in `directory`; stop them all at the end."""
+    with _servers(directory) as (make_directory, keep):
 
-    Their logs are printed then: pytest shows that when the test fails.
+        def serve(
+            app: str = PROBE, *options: str, workers: int = 1, **surroundings: Unpack[Surroundings]
+        ) -> GunicornProcess:
+            count = ("-w", str(workers)) if workers else ()
+            server = GunicornProcess(make_directory(), app, *count, *options, **surroundings)
+            keep(server)
+            return server.wait_until_ready(workers) if workers else server
+
+        yield serve
+
+
+@contextlib.contextmanager
+def supervising(directory: Path) -> Iterator[Supervise]:
+    """Give a function that starts supervisors in `directory`; stop them all at the end."""
+    with _servers(directory) as (make_directory, keep):
+
+        def supervise(
+            *options: str, app: str = releases.APP, workers: int = 1, **surroundings: Unpack[Surroundings]
+        ) -> OutriderProcess:
+            surroundings["files"] = {"app.py": releases.good(1), **surroundings.get("files", {})}
+            count = ("-w", str(workers)) if workers else ()
+            server = OutriderProcess(make_directory(), app, *count, *options, **surroundings)
+            keep(server)
+            return server.wait_until_ready(workers) if workers else server
+
+        yield supervise
+
+
+@contextlib.contextmanager
+def _servers(directory: Path) -> Iterator[tuple[Callable[[], Path], Callable[[ServerProcess], None]]]:
+    """Give a function that makes a directory for a server, and one that takes the server to be stopped.
+
+    Their logs are printed at the end: pytest shows that when the test fails.
     """
-    servers: list[GunicornProcess] = []
+    servers: list[ServerProcess] = []
 
-    def serve(
-        app: str = PROBE, *options: str, workers: int = 1, **surroundings: Unpack[Surroundings]
-    ) -> GunicornProcess:
+    def make_directory() -> Path:
         own_directory = directory / f"server{len(servers)}"
         own_directory.mkdir()
-        count = ("-w", str(workers)) if workers else ()
-        server = GunicornProcess(own_directory, app, *count, *options, **surroundings)
-        servers.append(server)
-        return server.wait_until_ready(workers) if workers else server
+        return own_directory
 
     try:
-        yield serve
+        yield make_directory, servers.append
     finally:
         with contextlib.ExitStack() as stack:
             for server in servers:
@@ -45,5 +87,5 @@ def serving(directory: Path) -> Iterator[Serve]:
                 stack.callback(server.stop)
 
 
-def _print_log(server: GunicornProcess) -> None:
-    print(f"--- log of gunicorn {server.pid} ---\n{server.log_text()}")
+def _print_log(server: ServerProcess) -> None:
+    print(f"--- log of server {server.pid} ---\n{server.log_text()}")

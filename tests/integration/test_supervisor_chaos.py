@@ -1,0 +1,108 @@
+"""Whoever is killed, at whatever moment, takes with it only what it held; the service always accepts connections.
+
+OUTRIDER_SOAK=1 in the environment asks for the long version.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import random
+import signal
+import subprocess
+from collections import Counter
+
+import psutil
+import pytest
+
+from outrider_testing import releases
+from outrider_testing.load import MIX, Load, Report
+from outrider_testing.load_clients import Outcome, Pace
+from outrider_testing.outrider_process import COMMAND_DEADLINE, OutriderProcess
+from outrider_testing.processes import read_process, session_members
+from outrider_testing.serving import Supervise
+
+SOAK = bool(os.environ.get("OUTRIDER_SOAK"))
+WORKERS = 3
+KILLS = 200 if SOAK else 12
+REQUESTS = KILLS * (300 if SOAK else 120)
+RELOAD_EVERY = 4
+SEED = 7
+
+# No crash is one too many here, so none makes the next worker wait.
+OPTIONS = ("--restart-intensity", "1000", "--canary-seconds", "0.3", "--canary-requests", "0")
+PACE = Pace() if SOAK else Pace(silence=(0.3, 0.6), stream=(0.6, 0.8))
+STOPPED = "T"
+
+
+class Killer:
+    """Kills processes of one server, and knows which connections each of them held."""
+
+    def __init__(self, server: OutriderProcess, seed: int) -> None:
+        self.killed: Counter[str] = Counter()
+        self.doomed_ports: set[int] = set()
+        self._server = server
+        self._chance = random.Random(seed)
+        self._reload: subprocess.Popen[str] | None = None
+        self._release = 1
+
+    def kill_somebody(self) -> None:
+        """Kill a worker or, less often, a master, in whatever state it is."""
+        generations = self._server.status()["generations"]
+        victims = [(worker["pid"], f"{worker['state']} worker") for each in generations for worker in each["workers"]]
+        masters = [(each["master_pid"], f"master of {each['state']}") for each in generations if each["master_pid"]]
+        pid, kind = self._chance.choice(masters if self._chance.random() < 0.25 and masters else victims or masters)
+        with contextlib.suppress(ProcessLookupError, psutil.NoSuchProcess):
+            self._kill(pid or 0)
+            self.killed[kind] += 1
+
+    def _kill(self, pid: int) -> None:
+        """Kill a process, stopped before: so what it holds is known, and does not change any more."""
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            self._server.until(lambda: (row := read_process(pid)) is None or row.state in {STOPPED, "Z"}, what="stop")
+            held = psutil.Process(pid).net_connections("tcp")
+            self.doomed_ports |= {connection.raddr.port for connection in held if connection.raddr}
+        finally:
+            os.kill(pid, signal.SIGKILL)
+
+    def begin_reload(self) -> None:
+        """Begin a reload, if there is none, and do not wait for it."""
+        if self._reload is None or self._reload.poll() is not None:
+            self.end_reload()
+            self._release += 1
+            releases.deploy(self._server.directory, releases.good(self._release))
+            self._reload = self._server.begin("reload")
+
+    def end_reload(self) -> None:
+        """Wait for the reload, however it ends: it may be what was killed."""
+        if self._reload is not None:
+            output, _ = self._reload.communicate(timeout=COMMAND_DEADLINE)
+            print(f"reload ended with {self._reload.returncode}: {output.splitlines()[-1:]}")
+
+
+def check(report: Report, killer: Killer) -> None:
+    print(f"killed: {dict(killer.killed)}\n{report}")
+    assert report.count(Outcome.REFUSED) == 0, f"{report}"
+    assert report.count(Outcome.SERVER_ERROR, Outcome.WRONG, Outcome.NO_ANSWER) == 0, f"{report}"
+    innocent = [each for each in report.lost if each.port not in killer.doomed_ports]
+    assert not innocent, f"{innocent}\n{report}"
+
+
+@pytest.mark.timeout(1800 if SOAK else 120)
+def test_killed_process_takes_with_it_only_what_it_held(supervise: Supervise) -> None:
+    server = supervise(*OPTIONS, workers=WORKERS)
+    killer = Killer(server, SEED)
+    actions = [
+        killer.begin_reload if number % RELOAD_EVERY == 0 else killer.kill_somebody
+        for number in range(KILLS * RELOAD_EVERY // (RELOAD_EVERY - 1))
+    ]
+    report = asyncio.run(Load(server.address, mix=MIX, pace=PACE).run(REQUESTS, actions))
+    killer.end_reload()
+    check(report, killer)
+    server.wait_until_settled(WORKERS, deadline=60.0)
+    current = server.current()
+    family = {server.pid, current["master_pid"], *server.workers()}
+    server.until(lambda: set(session_members(server.pid)) == family, 20.0, f"nobody but {family}")
+    assert server.get("/").body == b"hello"

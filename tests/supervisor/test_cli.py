@@ -1,0 +1,302 @@
+"""The `outrider` command: arguments, output, exit statuses."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+from outrider.errors import ConfigurationError
+from outrider_supervisor import cli
+from outrider_supervisor.client import ClientError
+from outrider_supervisor.control_commands import Command, Dump, Recycle, Reload, Scale, StopService, Upgrade
+
+DONE = {"ok": True, "code": "done", "message": "generation 2 is current: 4 workers serve", "details": ""}
+STATUS: dict[str, Any] = {
+    "status_version": 1,
+    "name": "shop",
+    "pid": 1,
+    "version": "0.1.0",
+    "state": "serving",
+    "since": 0.0,
+    "target": 1,
+    "capacity": 1,
+    "addresses": [],
+    "operation": None,
+    "generations": [],
+    "events": [],
+}
+
+
+class FakeClient:
+    """A supervisor that says the same each time; an exception among the lines is raised in their place."""
+
+    commands: ClassVar[list[Command]] = []
+    lines: ClassVar[list[dict[str, Any] | BaseException]] = [DONE]
+    answer: ClassVar[dict[str, Any]] = STATUS
+
+    def __init__(self, path: Path) -> None:
+        assert path == Path("/run/shop.sock")
+
+    def status(self) -> dict[str, Any]:
+        return self.answer
+
+    def run(self, command: Command) -> Iterator[dict[str, Any]]:
+        self.commands.append(command)
+        for line in self.lines:
+            if isinstance(line, BaseException):
+                raise line
+            yield line
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def client(monkeypatch: pytest.MonkeyPatch) -> type[FakeClient]:
+    """Return the class of the supervisor's stand-in, fresh for this test."""
+
+    def find_socket(name: str | None, _environ: Mapping[str, str], _uid: int) -> Path:
+        if name not in (None, "shop"):
+            raise ConfigurationError(f"no supervisor named {name} runs here")
+        return Path("/run/shop.sock")
+
+    class Client(FakeClient):
+        commands: ClassVar[list[Command]] = []
+
+    monkeypatch.setattr(cli, "find_socket", find_socket)
+    monkeypatch.setattr(cli, "ControlClient", Client)
+    return Client
+
+
+@pytest.mark.parametrize(
+    "argv,command",
+    [
+        ("reload", Reload()),
+        ("reload --no-canary --name shop", Reload(canary=False)),
+        ("stop", StopService()),
+        ("stop --fast", StopService(fast=True)),
+        ("scale 8", Scale(8)),
+        ("recycle 4711", Recycle(4711)),
+        ("recycle --all", Recycle(0)),
+        ("dump 4711", Dump(4711)),
+        ("upgrade", Upgrade()),
+    ],
+)
+def test_command_is_sent(client: type[FakeClient], argv: str, command: Command) -> None:
+    assert cli.main(argv.split()) == 0
+    assert client.commands == [command]
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        "",
+        "scaled",
+        "scale",
+        "scale 0",
+        "scale many",
+        "recycle",
+        "recycle 3 --all",
+        "dump",
+        "dump -1",
+        "status --names x",
+    ],
+)
+def test_wrong_command_line_is_a_usage_error(
+    client: type[FakeClient], argv: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(argv.split())
+    assert caught.value.code == 2
+    assert "usage: outrider" in capsys.readouterr().err
+    assert client.commands == []
+
+
+def test_help_lists_commands_and_exit_statuses(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["--help"])
+    text = capsys.readouterr().out
+    assert caught.value.code == 0
+    assert re.findall(r"^    (\w+) ", text, re.MULTILINE) == [
+        "run", "check", "status", "reload", "stop", "scale", "recycle", "dump", "upgrade",
+    ]  # fmt: skip
+    assert re.findall(r"^  (\d)  ", text, re.MULTILINE) == ["0", "1", "2", "3", "4"]
+    assert max(map(len, text.splitlines())) <= 100
+
+
+def test_docs_list_commands_and_exit_statuses() -> None:
+    docs = (Path(__file__).parents[2] / "docs" / "supervisor.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^\| `outrider (\w+)", docs, re.MULTILINE)
+    assert sorted(listed) == ["check", "dump", "recycle", "reload", "run", "scale", "status", "stop", "upgrade"]
+    assert re.findall(r"^\| (\d+) \|", docs, re.MULTILINE) == [str(int(status)) for status in cli.Exit]
+
+
+def test_progress_and_success_go_to_standard_output(
+    client: type[FakeClient], capsys: pytest.CaptureFixture[str]
+) -> None:
+    client.lines = [{"progress": "generation 2: starting"}, {"progress": "1 of 4"}, DONE]
+    assert cli.main(["reload"]) == 0
+    output = capsys.readouterr()
+    assert output.out == "generation 2: starting\n1 of 4\ngeneration 2 is current: 4 workers serve\n"
+    assert output.err == ""
+
+
+def test_details_of_a_success_are_shown(client: type[FakeClient], capsys: pytest.CaptureFixture[str]) -> None:
+    client.lines = [DONE | {"message": "worker 7", "details": "File app.py\n\x1b[31m"}]
+    assert cli.main(["dump", "7"]) == 0
+    assert capsys.readouterr().out == "worker 7\nFile app.py\n?[31m\n"
+
+
+def test_terminal_shows_one_line_that_is_rewritten(client: type[FakeClient], monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stdout", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    client.lines = [{"progress": "one"}, {"progress": "two"}, DONE]
+    assert cli.main(["reload"]) == 0
+    assert terminal.getvalue() == f"\r\x1b[Kone\r\x1b[Ktwo\r\x1b[K{DONE['message']}\n"
+
+
+@pytest.mark.parametrize("code,status", [("failed", 1), ("refused", 1), ("stopping", 1), ("superseded", 4)])
+def test_failure_shows_last_log_lines_and_message(
+    client: type[FakeClient], capsys: pytest.CaptureFixture[str], code: str, status: int
+) -> None:
+    details = "Traceback (most recent call last):\n  boom\n"
+    client.lines = [{"ok": False, "code": code, "message": "rolled back: worker 7 failed to boot", "details": details}]
+    assert cli.main(["reload"]) == status
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err == f"{details}outrider: reload: rolled back: worker 7 failed to boot\n"
+
+
+@pytest.mark.usefixtures("client")
+def test_missing_supervisor_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["status", "--name", "other"]) == 3
+    assert capsys.readouterr().err == "outrider: no supervisor named other runs here\n"
+
+
+@pytest.mark.parametrize(
+    "lines,sentence",
+    [
+        ([{"progress": "one"}, ClientError("it went away")], "it went away"),
+        ([{"progress": "one"}], "the supervisor ended before the stop did"),
+    ],
+)
+def test_supervisor_that_goes_away_is_one_sentence(
+    client: type[FakeClient], capsys: pytest.CaptureFixture[str], lines: list[Any], sentence: str
+) -> None:
+    client.lines = lines
+    assert cli.main(["stop"]) == 3
+    assert capsys.readouterr().err == f"outrider: {sentence}\n"
+
+
+def test_interrupt_says_that_the_operation_goes_on(
+    client: type[FakeClient], capsys: pytest.CaptureFixture[str]
+) -> None:
+    client.lines = [{"progress": "one"}, KeyboardInterrupt()]
+    assert cli.main(["reload"]) == 130
+    assert capsys.readouterr().err == "outrider: the reload goes on in the supervisor; `outrider status` shows it\n"
+
+
+def test_interrupted_status_is_no_traceback(client: type[FakeClient], monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(_client: FakeClient) -> dict[str, Any]:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(client, "status", interrupt)
+    assert cli.main(["status"]) == 130
+
+
+@pytest.mark.usefixtures("client")
+def test_status_is_text_or_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["status"]) == 0
+    assert capsys.readouterr().out.startswith("shop: serving, 1 of 1 workers ready\n")
+    assert cli.main(["status", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == STATUS
+
+
+def test_status_of_another_version_is_for_scripts_only(
+    client: type[FakeClient], capsys: pytest.CaptureFixture[str]
+) -> None:
+    client.answer = {"status_version": 2}
+    assert cli.main(["status"]) == 1
+    assert "status has version 2, this command knows 1; use --json" in capsys.readouterr().err
+    assert cli.main(["status", "--json"]) == 0
+
+
+def test_client_starts_without_gunicorn_and_asyncio() -> None:
+    heavy = "{'gunicorn', 'asyncio', 'uvloop', 'httptools', 'psutil'}"
+    script = f"import sys, outrider_supervisor.cli; print({heavy} & sys.modules.keys())"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
+
+
+# -- run and check
+
+
+def run_outrider(directory: Path, *argv: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "outrider_supervisor.cli", *argv],
+        cwd=directory,
+        env=os.environ | environ,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_run_shows_all_options_with_one_section_of_outrider(tmp_path: Path) -> None:
+    done = run_outrider(tmp_path, "run", "--help")
+    assert done.returncode == 0
+    assert done.stdout.startswith("usage: outrider run ")
+    assert done.stdout.count("\nOutrider:\n") == 1
+    for flag in ("--bind", "--worker-class", "--header-timeout", "--max-surge", "--no-canary"):
+        assert f" {flag}" in done.stdout
+
+
+def test_check_says_what_would_run(tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text("print('importing')\nasync def app(scope, receive, send): ...\n")
+    (tmp_path / "gunicorn.conf.py").write_text("bind = ['[::1]:8001', 'unix:/run/x.sock']\nworkres = 9\n")
+    done = run_outrider(tmp_path, "check", "-w", "4", "app:app")
+    assert (done.returncode, done.stdout) == (0, "ok: app:app, 4 workers, [::1]:8001, unix:/run/x.sock\n")
+    assert "importing\n" in done.stderr
+    assert "note: " in done.stderr
+    assert "did you mean workers?" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "code,complaint",
+    [
+        ("raise KeyError('boom')", "KeyError: 'boom'"),
+        ("import os; os._exit(0)", "ended the process that imported it (os._exit)"),
+        ("import os; os.kill(os.getpid(), 9)", "ended the process that imported it (signal 9)"),
+    ],
+)
+def test_check_fails_with_the_reason(tmp_path: Path, code: str, complaint: str) -> None:
+    (tmp_path / "app.py").write_text(code)
+    done = run_outrider(tmp_path, "check", "app:app")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert complaint in done.stderr
+
+
+def test_run_hands_the_arguments_to_the_supervisor(monkeypatch: pytest.MonkeyPatch) -> None:
+    from outrider_supervisor import main as supervisor  # noqa: PLC0415  # as `run` does
+
+    seen: list[Sequence[str]] = []
+
+    def run(argv: Sequence[str]) -> int:
+        seen.append(argv)
+        return 7
+
+    monkeypatch.setattr(supervisor, "run", run)
+    assert cli.main(["run", "-w", "2", "app:app", "--", "-h"]) == 7
+    assert seen == [["-w", "2", "app:app", "--", "-h"]]

@@ -1,0 +1,165 @@
+"""The application behind the control socket, called as the server would call it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+
+from outrider_supervisor.control_app import MOST_BODY, ControlApp
+from outrider_supervisor.control_commands import Command, Recycle, Reload
+from outrider_supervisor.operations import Operation, Outcome
+
+COMMANDS = ("dump", "recycle", "reload", "scale", "stop", "upgrade")
+
+
+class Supervisor:
+    """Takes commands and leaves their operations to the test."""
+
+    def __init__(self) -> None:
+        self.commands: list[Command] = []
+        self.operation = Operation()
+
+    def status(self) -> dict[str, Any]:
+        return {"name": "shop"}
+
+    def submit(self, command: Command) -> Operation:
+        self.commands.append(command)
+        return self.operation
+
+
+class Exchange:
+    """One request to the application."""
+
+    def __init__(self, supervisor: Supervisor, method: str, path: str, *body: bytes) -> None:
+        self.sent: list[Any] = []
+        self._body = list(body) or [b""]
+        scope = {"type": "http", "method": method, "path": path}
+        self.call = ControlApp(supervisor)(scope, self._receive, self._send)
+
+    async def _receive(self) -> Any:
+        if not self._body:
+            return {"type": "http.disconnect"}
+        part = self._body.pop(0)
+        return {"type": "http.request", "body": part, "more_body": bool(self._body) or part == b"..."}
+
+    async def _send(self, message: Any) -> None:
+        self.sent.append(message)
+
+    def run(self) -> Exchange:
+        asyncio.run(self._run())
+        return self
+
+    async def _run(self) -> None:
+        await self.call
+
+    @property
+    def status(self) -> int:
+        return int(self.sent[0]["status"])
+
+    @property
+    def headers(self) -> dict[bytes, bytes]:
+        return dict(self.sent[0]["headers"])
+
+    @property
+    def body(self) -> bytes:
+        return b"".join(each["body"] for each in self.sent[1:])
+
+    @property
+    def error(self) -> str:
+        assert self.headers[b"content-type"] == b"application/json"
+        (sentence,) = json.loads(self.body).values()
+        return str(sentence)
+
+
+@pytest.fixture
+def supervisor() -> Supervisor:
+    return Supervisor()
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_status_is_json(supervisor: Supervisor, method: str) -> None:
+    exchange = Exchange(supervisor, method, "/v1/status").run()
+    assert exchange.status == 200
+    assert exchange.headers == {b"content-type": b"application/json", b"content-length": b"17"}
+    assert json.loads(exchange.body) == {"name": "shop"}
+
+
+def test_command_is_answered_line_by_line_as_it_goes(supervisor: Supervisor) -> None:
+    async def scenario() -> None:
+        exchange = Exchange(supervisor, "POST", "/v1/reload", b'{"canary"', b": false}")
+        call = asyncio.ensure_future(exchange._run())
+        await asyncio.sleep(0)
+        assert supervisor.commands == [Reload(canary=False)]
+        assert exchange.headers[b"content-type"] == b"application/x-ndjson"
+        assert len(exchange.sent) == 1
+        supervisor.operation.progress("starting")
+        await asyncio.sleep(0)
+        assert exchange.sent[1] == {
+            "type": "http.response.body",
+            "body": b'{"progress": "starting"}\n',
+            "more_body": True,
+        }
+        supervisor.operation.finish(Outcome(ok=False, code="failed", message="no", details="Traceback"))
+        await call
+        assert json.loads(exchange.sent[2]["body"]) == {
+            "ok": False,
+            "code": "failed",
+            "message": "no",
+            "details": "Traceback",
+        }
+        assert not exchange.sent[2]["more_body"]
+
+    asyncio.run(scenario())
+
+
+def test_client_that_goes_away_does_not_cancel_the_operation(supervisor: Supervisor) -> None:
+    async def scenario() -> None:
+        exchange = Exchange(supervisor, "POST", "/v1/recycle", b'{"all": true}')
+        call = asyncio.ensure_future(exchange._run())
+        await asyncio.sleep(0)
+        call.cancel()
+        await asyncio.wait({call})
+        assert supervisor.commands == [Recycle(0)]
+        assert supervisor.operation.outcome is None
+        supervisor.operation.progress("goes on")
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("path", ["/", "/v1/", "/v1/restart", "/v2/status", "/status", "/v1/reload/"])
+def test_unknown_path_is_answered_with_the_known_ones(supervisor: Supervisor, path: str) -> None:
+    exchange = Exchange(supervisor, "GET", path).run()
+    assert exchange.status == 404
+    assert exchange.error.startswith(f"there is no {path}; there are /v1/dump, ")
+
+
+@pytest.mark.parametrize("path, method", [("status", "POST"), *((name, "GET") for name in COMMANDS)])
+def test_wrong_method_is_answered_with_the_right_one(supervisor: Supervisor, path: str, method: str) -> None:
+    exchange = Exchange(supervisor, method, f"/v1/{path}").run()
+    allowed = b"GET, HEAD" if path == "status" else b"POST"
+    assert exchange.status == 405
+    assert exchange.headers[b"allow"] == allowed
+    assert f", not {method}" in exchange.error
+    assert supervisor.commands == []
+
+
+def test_wrong_body_is_answered_with_what_is_wrong(supervisor: Supervisor) -> None:
+    exchange = Exchange(supervisor, "POST", "/v1/scale", b'{"workers": "many"}').run()
+    assert exchange.status == 400
+    assert exchange.error == 'workers is "many": it must be a whole number from 1'
+    assert supervisor.commands == []
+
+
+def test_large_body_is_refused(supervisor: Supervisor) -> None:
+    exchange = Exchange(supervisor, "POST", "/v1/reload", b" " * MOST_BODY, b" ", b"never read").run()
+    assert exchange.status == 413
+    assert exchange.error == "the body is larger than 65536 bytes"
+
+
+def test_request_that_breaks_off_is_no_command(supervisor: Supervisor) -> None:
+    exchange = Exchange(supervisor, "POST", "/v1/stop", b"...").run()
+    assert exchange.status == 400
+    assert supervisor.commands == []

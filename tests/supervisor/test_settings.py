@@ -1,0 +1,118 @@
+"""The supervisor's settings: declaration, registration with gunicorn, documentation."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+from gunicorn import config as gunicorn_config
+
+from outrider.errors import ConfigurationError
+from outrider.settings import OutriderSettings
+from outrider_supervisor import settings as settings_module
+from outrider_supervisor.settings import SupervisorSettings, refuse_variables, render_supervisor_table
+
+DOCS = Path(__file__).parents[2] / "docs" / "settings.md"
+NAMES = [field.name for field in fields(SupervisorSettings)]
+
+
+@pytest.fixture
+def cfg() -> Any:
+    return gunicorn_config.Config()
+
+
+def test_defaults_are_those_of_the_design(cfg: Any) -> None:
+    assert (
+        SupervisorSettings.from_gunicorn(cfg)
+        == SupervisorSettings()
+        == SupervisorSettings(
+            max_surge=1,
+            canary=True,
+            canary_seconds=5.0,
+            canary_requests=20,
+            boot_timeout=60.0,
+            restart_intensity=5,
+            max_worker_age=0.0,
+            max_worker_memory=0,
+        )
+    )
+
+
+def test_registration_adds_each_setting_once_to_the_section_of_the_worker() -> None:
+    settings_module.register(settings_module._FIELDS)
+    registered = [each.name for each in gunicorn_config.KNOWN_SETTINGS if each.section == "Outrider"]
+    assert sorted(registered) == sorted([*NAMES, *(field.name for field in fields(OutriderSettings))])
+
+
+def test_import_overrides_no_setting_of_gunicorn_or_the_worker() -> None:
+    others = {each.name for each in gunicorn_config.KNOWN_SETTINGS if each.section != "Outrider"}
+    assert others.isdisjoint(NAMES)
+    assert {field.name for field in fields(OutriderSettings)}.isdisjoint(NAMES)
+
+
+def test_gunicorn_parses_flags(cfg: Any) -> None:
+    flags = ["--max-surge", "4", "--no-canary", "--canary-seconds", "2.5", "--canary-requests", "0"]
+    limits = ["--boot-timeout", "9", "--restart-intensity", "3", "--max-worker-age", "60", "--max-worker-memory", "2G"]
+    for name, value in vars(cfg.parser().parse_args(flags + limits)).items():
+        if value is not None and name != "args":
+            cfg.set(name, value)
+    assert SupervisorSettings.from_gunicorn(cfg) == SupervisorSettings(4, False, 2.5, 0, 9.0, 3, 60.0, 2 << 30)
+
+
+@pytest.mark.parametrize(
+    "value,size",
+    [(0, 0), ("0", 0), (1 << 20, 1 << 20), ("512M", 512 << 20), ("2g", 2 << 30), ("2GiB", 2 << 30), ("2048k", 2 << 20)],
+)
+def test_memory_is_bytes_or_a_size(cfg: Any, value: object, size: int) -> None:
+    cfg.set("max_worker_memory", value)
+    assert cfg.max_worker_memory == size
+
+
+@pytest.mark.parametrize(
+    "name,value,allowed",
+    [
+        ("max_surge", 0, "a whole number, 1 or more"),
+        ("max_surge", "25%", "a whole number, 1 or more"),
+        ("max_surge", True, "a whole number, 1 or more"),
+        ("canary", "perhaps", "true or false"),
+        ("canary_seconds", -1, "a number of seconds, 0 or more"),
+        ("canary_requests", "many", "a whole number, 0 or more"),
+        ("boot_timeout", 0, "a number of seconds above 0"),
+        ("boot_timeout", "soon", "a number of seconds above 0"),
+        ("restart_intensity", 0, "a whole number, 1 or more"),
+        ("max_worker_age", "1h", "a number of seconds, 0 or more"),
+        ("max_worker_memory", 512, "0, or a size of at least 1M"),
+        ("max_worker_memory", -1, "0, or a size of at least 1M"),
+        ("max_worker_memory", "1T", "0, or a size of at least 1M"),
+        ("max_worker_memory", True, "0, or a size of at least 1M"),
+        ("max_worker_memory", None, "0, or a size of at least 1M"),
+    ],
+)
+def test_bad_value_is_refused_in_one_line(cfg: Any, name: str, value: object, allowed: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        cfg.set(name, value)
+    message = str(caught.value)
+    assert message.startswith(f"{name} is {value!r} (gunicorn's configuration), but must be {allowed}")
+    assert "\n" not in message
+
+
+def test_environment_variable_is_refused_with_the_way_to_give_the_setting() -> None:
+    with pytest.raises(ConfigurationError, match=r"OUTRIDER_CANARY is not read: give canary in .* or --no-canary on"):
+        refuse_variables({"OUTRIDER_CANARY": "0"})
+
+
+def test_other_variables_are_left_alone() -> None:
+    refuse_variables({"OUTRIDER_HEADER_TIMEOUT": "3", "MAX_SURGE": "1"})
+
+
+def test_docs_show_the_rendered_table() -> None:
+    _, _, rest = DOCS.read_text(encoding="utf-8").partition("<!-- supervisor settings: begin -->\n")
+    table, _, _ = rest.partition("<!-- supervisor settings: end -->")
+    assert table == render_supervisor_table()
+
+
+def test_table_names_each_setting() -> None:
+    rows = render_supervisor_table().splitlines()[2:]
+    assert [row.split("`")[1] for row in rows] == NAMES

@@ -1,0 +1,177 @@
+"""The status that the supervisor hands out."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from pathlib import Path
+from typing import get_type_hints
+
+from outrider.scoreboard import RowSnapshot, WorkerState
+from outrider_supervisor import generation, status
+from outrider_supervisor.events import FromGeneration, ReloadAsked, Started
+from outrider_supervisor.intents import Reload
+from outrider_supervisor.machine import Machine
+from outrider_supervisor.messages import WorkerReady, WorkerSpawned
+from outrider_supervisor.service import Service
+from outrider_supervisor.status_report import Clocks, Facts, Usage, build_status
+
+CLOCKS = Clocks(monotonic=1000.0, wall=1_790_000_000.0)
+
+
+def make_service(*, reports_state: bool = True) -> Service:
+    return Service(
+        name="shop", application="app:app", worker_class="outrider.UvicornWorker", reports_state=reports_state,
+        addresses=(("127.0.0.1", 8000),), backlog=2048, umask=0, uid=0, gid=0, workers=1, graceful_timeout=30.0,
+        boot_timeout=60.0, canary=True, canary_seconds=5.0, canary_requests=20, max_surge=1, restart_intensity=5,
+        max_requests=0, max_requests_jitter=0, max_worker_age=0.0, max_worker_memory=0, preload=False, directory="/",
+        pidfile=None, errorlog="-", loglevel="info",
+    )  # fmt: skip
+
+
+def make_machine(*, reports_state: bool = True) -> Machine:
+    """Return a machine whose one worker, 7, was spawned 90 s ago and serves."""
+    machine = Machine()
+    machine.handle(Started(make_service(reports_state=reports_state)), 900.0)
+    machine.handle(FromGeneration(1, WorkerSpawned(7, 0)), 910.0)
+    machine.handle(FromGeneration(1, WorkerReady(7)), 911.0)
+    return machine
+
+
+def make_facts(machine: Machine) -> Facts:
+    return Facts(
+        name="shop",
+        pid=5,
+        version="0.1.0",
+        since=900.0,
+        addresses=("http://127.0.0.1:8000",),
+        master_pids={1: 6},
+        operation_since=None if machine.operation is None else 995.0,
+        progress="" if machine.operation is None else "reading the configuration",
+    )
+
+
+ROW = RowSnapshot(
+    row=0,
+    generation=1,
+    pid=7,
+    start_time=1,
+    state=WorkerState.READY,
+    heartbeat=999_900_000_000,
+    in_flight=3,
+    connections=10,
+    websockets=2,
+    requests=1234,
+    errors_5xx=4,
+    loop_busy_ns=0,
+    loop_lag_ns=2_140_000,
+    bytes_in=0,
+    bytes_out=0,
+)
+USAGE = Usage(cpu_percent=12.5, busy=0.25, memory_bytes=1 << 20, memory_kind="pss", last_dump=5.0)
+EVENT: status.EventStatus = {"at": 1.0, "level": "info", "text": "hello"}
+
+
+def test_status_has_every_field() -> None:
+    machine = make_machine()
+    built = build_status(machine, make_facts(machine), [ROW], {7: USAGE}, [EVENT], CLOCKS)
+    assert json.loads(json.dumps(built)) == {
+        "status_version": 1,
+        "name": "shop",
+        "pid": 5,
+        "version": "0.1.0",
+        "state": "serving",
+        "since": CLOCKS.wall - 100,
+        "target": 1,
+        "capacity": 1,
+        "addresses": ["http://127.0.0.1:8000"],
+        "operation": None,
+        "generations": [
+            {
+                "number": 1,
+                "state": "current",
+                "master_pid": 6,
+                "since": CLOCKS.wall - 100,
+                "workers": [
+                    {
+                        "pid": 7,
+                        "state": "ready",
+                        "age": 90.0,
+                        "in_flight": 3,
+                        "connections": 10,
+                        "websockets": 2,
+                        "requests": 1234,
+                        "errors_5xx": 4,
+                        "loop_lag_ms": 2.1,
+                        "busy": 0.25,
+                        "cpu_percent": 12.5,
+                        "memory_bytes": 1 << 20,
+                        "memory_kind": "pss",
+                        "heartbeat_age": 0.1,
+                        "last_dump": 5.0,
+                    }
+                ],
+            }
+        ],
+        "events": [EVENT],
+    }
+    assert built.keys() == get_type_hints(status.Status).keys()
+
+
+def test_docs_list_every_field() -> None:
+    docs = (Path(__file__).parents[2] / "docs" / "supervisor.md").read_text(encoding="utf-8")
+    rows = [line for line in docs.splitlines() if line.startswith("| `")]
+    documented = {name for row in rows for name in re.findall(r"`([\w.\[\]…]+)`", row.split("|")[1])}
+    prefixes = {
+        "": status.Status,
+        "operation.": status.OperationStatus,
+        "generations[].": status.GenerationStatus,
+        "….": status.WorkerStatus,
+        "events[].": status.EventStatus,
+    }
+    fields = {f"{prefix}{name}" for prefix, kind in prefixes.items() for name in get_type_hints(kind)}
+    assert fields <= documented
+
+
+def test_worker_without_a_row_has_nulls() -> None:
+    machine = make_machine()
+    [shown] = build_status(machine, make_facts(machine), [], {}, [], CLOCKS)["generations"]
+    unknown = {key for key, value in shown["workers"][0].items() if value is None}
+    assert unknown == get_type_hints(status.WorkerStatus).keys() - {"pid", "state", "age"}
+
+
+def test_row_of_a_class_that_reports_no_state_does_not_count() -> None:
+    machine = make_machine(reports_state=False)
+    [shown] = build_status(machine, make_facts(machine), [ROW], {7: USAGE}, [], CLOCKS)["generations"]
+    worker = shown["workers"][0]
+    assert (worker["requests"], worker["busy"], worker["heartbeat_age"]) == (None, None, None)
+    assert (worker["cpu_percent"], worker["memory_bytes"]) == (12.5, 1 << 20)
+
+
+def test_lost_master_has_no_pid() -> None:
+    machine = make_machine()
+    machine.fleet.generations[1].has_master = False
+    [shown] = build_status(machine, make_facts(machine), [ROW], {}, [], CLOCKS)["generations"]
+    assert shown["master_pid"] is None
+
+
+def test_operation_is_named_with_its_progress() -> None:
+    machine = make_machine()
+    machine.handle(ReloadAsked(1, canary=True), 995.0)
+    assert isinstance(machine.operation, Reload)
+    built = build_status(machine, make_facts(machine), [ROW], {}, [], CLOCKS)
+    assert built["operation"] == {
+        "name": "reload",
+        "since": CLOCKS.wall - 5,
+        "progress": "reading the configuration",
+    }
+
+
+def test_workers_are_listed_oldest_first() -> None:
+    machine = make_machine()
+    workers = machine.fleet.generations[1].workers
+    workers[3] = dataclasses.replace(workers[7], pid=3, since=950.0)
+    workers[9] = generation.Worker(9, 905.0)
+    [shown] = build_status(machine, make_facts(machine), [], {}, [], CLOCKS)["generations"]
+    assert [worker["pid"] for worker in shown["workers"]] == [9, 7, 3]

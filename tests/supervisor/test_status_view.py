@@ -1,0 +1,153 @@
+"""`outrider status` for people."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from outrider_supervisor.status import GenerationStatus, Status, WorkerStatus
+from outrider_supervisor.status_view import MOST_EVENTS, WIDTH, render_status
+
+NOW = 1_790_000_000.0
+
+
+@pytest.fixture(autouse=True)
+def utc(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("TZ", "UTC")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
+def make_worker(pid: int = 4711, /, **changes: object) -> WorkerStatus:
+    worker: WorkerStatus = {
+        "pid": pid,
+        "state": "ready",
+        "age": 11520.0,
+        "in_flight": 3,
+        "connections": 10,
+        "websockets": 0,
+        "requests": 1234,
+        "errors_5xx": 0,
+        "loop_lag_ms": 2.1,
+        "busy": 0.1,
+        "cpu_percent": 12.3,
+        "memory_bytes": 46 << 20,
+        "memory_kind": "pss",
+        "heartbeat_age": 0.1,
+        "last_dump": None,
+    }
+    worker.update(changes)  # type: ignore[typeddict-item]  # tests change single fields
+    return worker
+
+
+def make_generation(*workers: WorkerStatus, number: int = 3, state: str = "current") -> GenerationStatus:
+    return {"number": number, "state": state, "master_pid": 4700, "since": NOW - 12, "workers": list(workers)}
+
+
+def make_status(*generations: GenerationStatus, **changes: object) -> Status:
+    status: Status = {
+        "status_version": 1,
+        "name": "shop",
+        "pid": 4242,
+        "version": "0.1.0",
+        "state": "serving",
+        "since": NOW - 11520,
+        "target": 4,
+        "capacity": 3,
+        "addresses": ["http://127.0.0.1:8000"],
+        "operation": None,
+        "generations": list(generations),
+        "events": [],
+    }
+    status.update(changes)  # type: ignore[typeddict-item]  # as above
+    return status
+
+
+def test_view_shows_the_service_at_a_glance() -> None:
+    events = [{"at": NOW - 5, "level": "info", "text": "generation 3 is current: 4 workers serve"}]
+    text = render_status(make_status(make_generation(make_worker()), events=events), NOW)
+    assert text == (
+        "shop: serving, 3 of 4 workers ready\n"
+        "outrider 0.1.0, pid 4242, up 3h12m, http://127.0.0.1:8000\n"
+        "\n"
+        "     PID STATE        AGE  IN-FLIGHT  REQUESTS    5XX     LAG    CPU   MEMORY\n"
+        "generation 3: current, 12s, master 4700\n"
+        "    4711 ready      3h12m          3      1.2k      0     2ms    12%      46M\n"
+        "\n"
+        "Latest events\n"
+        "14:13:15  generation 3 is current: 4 workers serve\n"
+    )
+
+
+def test_view_shows_each_generation_with_its_workers() -> None:
+    old = make_generation(make_worker(1, state="draining"), number=2, state="rolling back")
+    new = make_generation(make_worker(2), make_worker(3, state="booting"), number=3, state="canary")
+    lines = render_status(make_status(old, new), NOW).splitlines()
+    assert [line.split()[:2] for line in lines[4:]] == [
+        ["generation", "2:"],
+        ["1", "draining"],
+        ["generation", "3:"],
+        ["2", "ready"],
+        ["3", "booting"],
+    ]
+
+
+def test_view_shows_what_is_not_known_as_a_dash() -> None:
+    unknown = dict.fromkeys(("in_flight", "requests", "errors_5xx", "loop_lag_ms", "cpu_percent", "memory_bytes"))
+    text = render_status(make_status(make_generation(make_worker(4711, **unknown))), NOW)
+    assert re.search(r"4711 ready +3h12m +- +- +- +- +- +-$", text, re.MULTILINE)
+
+
+def test_view_says_that_a_master_is_gone() -> None:
+    generation = make_generation(make_worker())
+    generation["master_pid"] = None
+    assert "generation 3: current, 12s, its master is gone" in render_status(make_status(generation), NOW)
+
+
+def test_view_shows_the_operation_under_way() -> None:
+    operation = {"name": "reload", "since": NOW - 7, "progress": "generation 4: 1 of 4 workers ready"}
+    text = render_status(make_status(operation=operation), NOW)
+    assert "\nreload under way for 7s: generation 4: 1 of 4 workers ready\n" in text
+    text = render_status(make_status(operation={"name": "scale", "since": None, "progress": ""}), NOW)
+    assert "\nscale under way\n" in text
+
+
+def test_view_shows_the_last_events_with_their_level_and_an_older_date() -> None:
+    events = [{"at": NOW - 86400 * 3, "level": "warning", "text": f"event {number}"} for number in range(9)]
+    text = render_status(make_status(events=events), NOW)
+    assert re.findall(r"event \d", text) == [f"event {number}" for number in range(9 - MOST_EVENTS, 9)]
+    assert "09-18 14:13  warning: event 8\n" in text
+
+
+def test_view_fits_into_80_columns() -> None:
+    worker = make_worker(
+        4194304, state="draining", age=86400 * 400.0, in_flight=99999, requests=10**13, errors_5xx=10**8,
+        loop_lag_ms=123456.0, cpu_percent=100.0, memory_bytes=1 << 45,
+    )  # fmt: skip
+    status = make_status(
+        make_generation(worker, number=12345, state="rolling back"),
+        addresses=[f"http://[2001:db8::{number}]:8000" for number in range(9)],
+        operation={"name": "reload", "since": NOW, "progress": "word " * 100},
+        events=[{"at": NOW, "level": "error", "text": "word " * 200 + "\n" + "x" * 300}],
+    )
+    lines = render_status(status, NOW).splitlines()
+    assert max(map(len, lines)) <= WIDTH
+    assert len(lines) < 24
+    assert lines[-1].endswith(" ...")
+
+
+def test_view_colours_the_state_only_where_asked() -> None:
+    status = make_status(make_generation(make_worker()), state="degraded")
+    assert "\x1b" not in render_status(status, NOW)
+    assert render_status(status, NOW, colour=True).startswith("shop: \x1b[31mdegraded\x1b[0m,")
+
+
+def test_view_lets_no_text_steer_the_terminal() -> None:
+    events = [{"at": NOW, "level": "error", "text": "a\x1b[2Jb"}]
+    text = render_status(make_status(name="\x1b[31mshop", state="\x1b[0m", events=events), NOW, colour=True)
+    assert "\x1b" not in text
