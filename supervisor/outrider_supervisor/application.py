@@ -205,7 +205,8 @@ class OutriderApplication(WSGIApplication):  # type: ignore[misc]  # gunicorn ha
             try:
                 self.cfg.set(name, value)
             except ConfigurationError as error:
-                raise ConfigurationFailed(f"{error} ({source})") from error
+                reason = str(error).replace("(gunicorn's configuration)", f"({source})")
+                raise ConfigurationFailed(reason) from error
             except Exception as error:
                 raise ConfigurationFailed(f"{name} is {value!r} ({source}), which is not allowed: {error}") from error
 

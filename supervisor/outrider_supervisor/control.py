@@ -35,7 +35,8 @@ from outrider_supervisor.unix_sockets import (
     unlink_if_same,
 )
 
-TICK = 0.25
+TICK = 1.0
+"""Seconds; a coarse one, since each costs the idle supervisor some CPU."""
 BACKLOG = 64
 LOCK_PATIENCE = 2.0
 """Seconds to wait for another supervisor that binds in the same directory."""

@@ -97,8 +97,9 @@ class Fleet:
             self._outbox.act(Tell(generation.number, Stop(fast)))
 
     def retire_orphans(self, generation: Generation, keep: int, now: float) -> None:
-        """Retire workers that have no master, the oldest first."""
+        """Retire workers that have no master: those that do not serve before the others, then the oldest."""
         kept = [worker for worker in generation.workers.values() if worker.state is not WorkerState.RETIRING]
+        kept.sort(key=lambda worker: worker.state is WorkerState.READY)
         for worker in kept[: max(0, len(kept) - keep)]:
             self.retire(generation, worker.pid, now)
         self._drop_if_over(generation)

@@ -64,10 +64,12 @@ class Generation:
         """How many workers serve or shall."""
         return sum(worker.state in (WorkerState.READY, WorkerState.BOOTING) for worker in self.workers.values())
 
+    def retired_since(self, then: float) -> int:
+        """How many workers that are still there were retired after that moment."""
+        return sum(
+            worker.state is WorkerState.RETIRING and worker.retired_at > then for worker in self.workers.values()
+        )
+
     def occupied(self, now: float, patience: float) -> int:
         """How many workers count against the surge: those kept or wanted, and those retired only just now."""
-        recent = sum(
-            worker.state is WorkerState.RETIRING and now - worker.retired_at < patience
-            for worker in self.workers.values()
-        )
-        return max(self.kept, self.target) + recent
+        return max(self.kept, self.target) + self.retired_since(now - patience)

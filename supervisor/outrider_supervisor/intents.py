@@ -26,12 +26,16 @@ class Scale:
 
 @dataclass(slots=True)
 class Recycle:
-    """Another worker in the place of `pid`, or of each with 0. `left` are those still to be replaced, oldest first."""
+    """Another worker in the place of `pid`, or of each with 0. `left` are those still to be replaced, oldest first.
+
+    The deadline is that of the next one to be replaced.
+    """
 
     id: int
     pid: int
     left: deque[int] = field(default_factory=deque)
     count: int = 0
+    deadline: float = 0.0
 
 
 @dataclass(slots=True)

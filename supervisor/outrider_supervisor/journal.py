@@ -29,6 +29,7 @@ class Journal:
         self._path = "-"
         self.events: deque[EventStatus] = deque(maxlen=KEPT_EVENTS)
         self._reports: OrderedDict[int, deque[str]] = OrderedDict()
+        self._handler: logging.Handler = logging.NullHandler()
         self._use(logging.StreamHandler(sys.stderr))
 
     def configure(self, errorlog: str, loglevel: str) -> None:
@@ -84,13 +85,17 @@ class Journal:
         """The last log lines of a process, tracebacks included; empty if it said nothing."""
         return "\n".join(self._reports.get(pid, ()))
 
+    def close(self) -> None:
+        """Log no more."""
+        self.logger.removeHandler(self._handler)
+        if isinstance(self._handler, logging.FileHandler):
+            self._handler.close()
+
     def _use(self, handler: logging.Handler) -> None:
         handler.setFormatter(
             logging.Formatter("[%(asctime)s] [%(process)d] [%(levelname)s] %(message)s", "%Y-%m-%d %H:%M:%S %z")
         )
-        for old in list(self.logger.handlers):
-            self.logger.removeHandler(old)
-            if isinstance(old, logging.FileHandler):
-                old.close()
+        self.close()
+        self._handler = handler
         self.logger.addHandler(handler)
         quiet_handler_errors((self.logger,))

@@ -128,6 +128,18 @@ class Listeners:
         self._open.update(fresh)
         for address in wanted:
             self._open[address].listen(service.backlog)
+        return self.sockets(service)
+
+    def sockets(self, service: Service) -> list[socket.socket]:
+        """What `open` has returned for the service: to start one more master of it, after a reload of another too.
+
+        Raises:
+            ConfigurationError: one of its listeners is not open (any more).
+        """
+        wanted = self._wanted(service)
+        for address in wanted:
+            if address not in self._open:
+                raise ConfigurationError(f"bind: {describe(address)} is not open")
         return [self._open[address].sock for address in wanted]
 
     def _wanted(self, service: Service) -> list[Address]:

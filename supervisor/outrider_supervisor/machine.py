@@ -1,36 +1,34 @@
 """The supervisor's decisions: events in, actions out; no I/O, and no clock but the `now` of each event.
 
-There is one operation at a time; others wait, at most one of a kind, where the newest wins. TERM pre-empts them all. A
-master that dies is made up for by a reload that nobody asked for (a recovery).
+There is one operation at a time; others wait, of a kind only the newest (but every recycling). TERM pre-empts them all.
+A master that dies is made up for by a reload that nobody asked for (a recovery).
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Mapping
 from functools import singledispatchmethod
 
 from outrider_supervisor import actions, events
-from outrider_supervisor.actions import Action, Code, Level, Readiness, Tell
-from outrider_supervisor.events import Event, Sample
+from outrider_supervisor.actions import Action, Code, Level, Readiness
+from outrider_supervisor.events import Event
 from outrider_supervisor.fleet import KILL_AFTER, Fleet, Outbox
 from outrider_supervisor.generation import Generation, GenerationState, Worker, WorkerState
+from outrider_supervisor.health import Health
 from outrider_supervisor.intents import Intent, Recycle, Reload, Scale, Upgrade
 from outrider_supervisor.messages import (
     BackingOff,
     MasterBooted,
     MasterFailed,
-    Replace,
     WorkerExited,
     WorkerReady,
     WorkerRetiring,
     WorkerSpawned,
     WorkerStuck,
 )
-from outrider_supervisor.recycling import Recycling
+from outrider_supervisor.replacements import Replacements
 from outrider_supervisor.rollout import Rollout
 
-INTENSITY_WINDOW = 60.0
+FIRST_BACKOFF = 1.0
 LONGEST_BACKOFF = 60.0
 BOOT_FAILED = 3
 """Exit status where the first generation does not come up: gunicorn's WORKER_BOOT_ERROR."""
@@ -48,16 +46,15 @@ class Machine:
         self.target = 0
         self.scaled_to: int | None = None
         self.is_stopping = False
-        self.is_degraded = False
-        self.replacing: set[int] = set()
+        self.health = Health(self.outbox)
+        self.replacements = Replacements(self.outbox, self.fleet)
         self._now = 0.0
         self._waiting: list[Intent] = []
         self._stops: list[int] = []
-        self._recycling = Recycling()
-        self._crashes: deque[float] = deque()
-        self._recoveries = 0
+        self._recovery_pause = FIRST_BACKOFF
         self._recover_at = 0.0
         self._exit_status = 0
+        self._is_over = False
 
     def handle(self, event: Event, now: float) -> list[Action]:
         """Take in one event at monotonic time `now`; what is to be done, in this order."""
@@ -75,7 +72,7 @@ class Machine:
             return "starting"
         if self.rollout is not None:
             return "reloading"
-        return "degraded" if self.is_degraded else "serving"
+        return "degraded" if self.health.is_degraded else "serving"
 
     # -- what users and the service manager want
 
@@ -99,6 +96,9 @@ class Machine:
     @_take.register
     def _(self, event: events.ScaleAsked) -> None:
         wanted = event.workers
+        if event.relative and not self.target:
+            self.outbox.finish(event.operation, Code.REFUSED, "the service has not been started yet")
+            return
         if event.relative:
             waiting = [each.workers for each in self._waiting if isinstance(each, Scale)]
             wanted = max(1, wanted + (waiting[0] if waiting else self.target))
@@ -169,11 +169,13 @@ class Machine:
             self.rollout.observe(event.samples, self.target, self._now)
         self._fail_overdue_start()
         self.fleet.kill_overdue(self._now)
-        if isinstance(self.operation, Scale) and self._now > self.operation.deadline:
+        if isinstance(self.operation, Scale | Recycle) and self._now > self.operation.deadline:
             serving = f"{self.fleet.capacity} of {self.target} workers serve"
-            self._end_operation(Code.FAILED, f"{serving}; it is tried further")
+            missing = f"{len(self.replacements.pids)} workers have not been replaced"
+            what = serving if isinstance(self.operation, Scale) else missing
+            self._end_operation(Code.FAILED, f"{what}; it is tried further")
         if self.operation is None and self.current is not None and not self.is_stopping:
-            self._recycle_by_limits(self.current, event.samples)
+            self.replacements.replace_due(self.current, event.samples, self.target, self._now)
 
     # -- what has happened to processes
 
@@ -188,7 +190,7 @@ class Machine:
             self.fleet.retire_orphans(generation, 0, self._now)
         elif generation is self.current:
             self.outbox.log(Level.ERROR, f"{how}; its {generation.ready} workers serve on until there is another")
-            self.replacing.clear()
+            self.replacements.pids.clear()
             if isinstance(self.operation, Scale | Recycle):
                 self._end_operation(Code.FAILED, how)
         else:
@@ -201,7 +203,8 @@ class Machine:
             if worker is not None:
                 worker.is_gone = True
                 if not generation.has_master:
-                    self._forget(generation, event.pid)
+                    self.replacements.forget(event.pid)
+                    self.fleet.forget(generation, event.pid)
 
     @_take.register
     def _(self, event: events.FromGeneration) -> None:
@@ -235,12 +238,14 @@ class Machine:
         rollout = self.rollout
         if rollout is not None and generation is rollout.new and not rollout.is_rolling_back:
             rollout.note_ready(message.pid, self.target, self._now)
+        elif rollout is not None and rollout.is_rolling_back:
+            rollout.stepped_at = self._now
         elif self.current is None and generation.ready >= self.target:
             self._commit_first(generation)
 
     @_hear.register
     def _(self, message: WorkerRetiring, generation: Generation) -> None:
-        self.replacing.discard(message.pid)
+        self.replacements.note_retiring(message.pid)
         worker = generation.workers.get(message.pid)
         if worker is not None and worker.state is not WorkerState.RETIRING:
             worker.state = WorkerState.RETIRING
@@ -256,7 +261,8 @@ class Machine:
 
     @_hear.register
     def _(self, message: WorkerExited, generation: Generation) -> None:
-        self._forget(generation, message.pid)
+        self.replacements.forget(message.pid)
+        self.fleet.forget(generation, message.pid)
         if message.expected or self.is_stopping or generation.state is GenerationState.RETIRING:
             return
         what = f"worker {message.pid} {message.how}"
@@ -265,7 +271,7 @@ class Machine:
             return
         self.outbox.log(Level.WARNING, what)
         if message.was_ready:
-            self._crashes.append(self._now)
+            self.health.note_crash(self._now)
         elif isinstance(self.operation, Scale | Recycle):
             self._end_operation(Code.FAILED, f"{what}; it is tried further", generation.number, message.pid)
 
@@ -301,19 +307,12 @@ class Machine:
                 self.target = self.scaled_to = current.target = operation.workers
                 operation.deadline = self._now + current.service.boot_timeout + KILL_AFTER
             case Recycle():
-                self._begin_recycling(operation, current)
+                if not self.replacements.begin(operation, current, self._now):
+                    unknown = f"{operation.pid} is no worker that serves; `outrider status` lists them"
+                    self._end_operation(Code.REFUSED, unknown)
             case Upgrade():
                 self.outbox.log(Level.INFO, "replacing the supervisor in place", operation.id)
                 self.outbox.act(actions.Upgrade())
-
-    def _begin_recycling(self, recycle: Recycle, current: Generation) -> None:
-        ready = [pid for pid, worker in current.workers.items() if worker.state is WorkerState.READY]
-        if recycle.pid and recycle.pid not in ready:
-            self._end_operation(Code.REFUSED, f"{recycle.pid} is no worker that serves; `outrider status` lists them")
-            return
-        recycle.left = deque([recycle.pid] if recycle.pid else ready)
-        recycle.count = len(recycle.left)
-        self.outbox.log(Level.INFO, f"recycling {recycle.count} of {len(ready)} workers", recycle.id)
 
     def _end_operation(self, code: Code, message: str, generation: int = 0, blamed: int = 0) -> None:
         operation, self.operation = self.operation, None
@@ -332,18 +331,24 @@ class Machine:
     def _advance(self) -> None:
         if self.is_stopping:
             if not self.fleet.generations:
-                for operation in self._stops:
-                    self.outbox.finish(operation, Code.DONE, "stopped")
-                self._stops = []
-                self.outbox.act(actions.Exit(self._exit_status))
+                self._end()
             return
         if self.rollout is not None:
             self._advance_rollout(self.rollout)
         if self.current is not None:
             self._advance_operation(self.current)
             self._begin_next(self.current)
-            self._note_health(self.current)
+            if self.rollout is None and not isinstance(self.operation, Scale):
+                self.health.judge(self.current, self.target, self._now)
         self.fleet.tell_targets(self._now)
+
+    def _end(self) -> None:
+        for operation in self._stops:
+            self.outbox.finish(operation, Code.DONE, "stopped")
+        self._stops = []
+        if not self._is_over:
+            self._is_over = True
+            self.outbox.act(actions.Exit(self._exit_status))
 
     def _advance_rollout(self, rollout: Rollout) -> None:
         is_complete = rollout.step(self.target, self._now)
@@ -360,13 +365,8 @@ class Machine:
         operation = self.operation
         if isinstance(operation, Scale) and current.ready == current.kept == self.target:
             self._end_operation(Code.DONE, f"{self.target} workers serve")
-        elif isinstance(operation, Recycle):
-            while operation.left and len(self.replacing) < current.service.max_surge:
-                pid = operation.left.popleft()
-                if pid in current.workers:
-                    self._replace(current, pid)
-            if not operation.left and not self.replacing:
-                self._end_operation(Code.DONE, f"{operation.count} of {current.ready} workers replaced")
+        elif isinstance(operation, Recycle) and self.replacements.advance(operation, current, self._now):
+            self._end_operation(Code.DONE, f"{operation.count} of {current.ready} workers replaced")
 
     def _begin_next(self, current: Generation) -> None:
         if self.operation is None and not current.has_master and self._now >= self._recover_at:
@@ -378,44 +378,6 @@ class Machine:
                 return
             self._waiting.remove(able[0])
             self._begin(able[0], current)
-
-    def _note_health(self, current: Generation) -> None:
-        while self._crashes and self._now - self._crashes[0] > INTENSITY_WINDOW:
-            self._crashes.popleft()
-        if self.rollout is not None:
-            return
-        is_short = current.ready < self.target and not isinstance(self.operation, Scale)
-        is_crashing = len(self._crashes) > current.service.restart_intensity
-        is_degraded = is_short or is_crashing or not current.has_master
-        if is_degraded != self.is_degraded:
-            self.is_degraded = is_degraded
-            serving = f"{current.ready} of {self.target} workers serve"
-            if is_degraded:
-                self.outbox.log(Level.WARNING, f"degraded: {serving}")
-            else:
-                self.outbox.log(Level.INFO, f"recovered: {serving}")
-
-    # -- replacing workers
-
-    def _recycle_by_limits(self, current: Generation, samples: Mapping[int, Sample]) -> None:
-        ready = {pid: worker.since for pid, worker in current.workers.items() if worker.state is WorkerState.READY}
-        for due in self._recycling.find_due(current.service, samples, ready, self._now):
-            has_room = len(self.replacing) < current.service.max_surge
-            if due.pid not in self.replacing and current.has_master and has_room:
-                self.outbox.log(Level.INFO, f"worker {due.pid} {due.reason}: it is replaced")
-                self._replace(current, due.pid)
-            if due.at_once:
-                self.outbox.log(Level.WARNING, f"worker {due.pid} {due.reason}: far too much, it goes at once")
-                self.fleet.retire(current, due.pid, self._now)
-
-    def _replace(self, generation: Generation, pid: int) -> None:
-        self.replacing.add(pid)
-        self.outbox.act(Tell(generation.number, Replace(pid)))
-
-    def _forget(self, generation: Generation, pid: int) -> None:
-        self.fleet.forget(generation, pid)
-        self.replacing.discard(pid)
-        self._recycling.forget(pid)
 
     # -- generations come and go
 
@@ -433,9 +395,9 @@ class Machine:
     def _commit(self, rollout: Rollout) -> None:
         new, old = rollout.new, rollout.old
         self.rollout = None
-        self._recoveries = 0
-        self._crashes.clear()
-        self.replacing.clear()
+        self._recovery_pause = FIRST_BACKOFF
+        self.health.forget_crashes()
+        self.replacements.pids.clear()
         text = f"generation {new.number} is current: {new.ready} workers serve"
         self.outbox.log(Level.INFO, text)
         # Before its workers go: they take what is queued at a listener that is not kept.
@@ -459,8 +421,8 @@ class Machine:
     def _postpone_recovery(self) -> None:
         """A generation that should take the place of a lost master's failed: the next one is tried later."""
         if self.current is not None and not self.current.has_master:
-            self._recover_at = self._now + min(LONGEST_BACKOFF, 2.0**self._recoveries)
-            self._recoveries += 1
+            self._recover_at = self._now + self._recovery_pause
+            self._recovery_pause = min(LONGEST_BACKOFF, 2 * self._recovery_pause)
 
     def _fail_overdue_start(self) -> None:
         if self.current is not None or self.is_stopping:
@@ -475,6 +437,10 @@ class Machine:
         """A generation that is not current will not become so; the first one may, with those that serve."""
         rollout = self.rollout
         if rollout is not None and generation is rollout.new:
+            if rollout.is_better_than_nothing:
+                self.outbox.log(Level.ERROR, f"generation {generation.number}: {reason}; there is none to go back to")
+                self._commit(rollout)
+                return
             if not rollout.is_rolling_back:
                 waits = self.operation.id if self.operation is not None else 0
                 self.outbox.log(Level.ERROR, f"generation {generation.number}: {reason}; going back", waits)

@@ -22,7 +22,7 @@ def save_machine(machine: Machine) -> dict[str, Any]:
         "last_number": machine.fleet.last_number,
         "target": machine.target,
         "scaled_to": machine.scaled_to,
-        "replacing": sorted(machine.replacing),
+        "replacing": sorted(machine.replacements.pids),
     }
 
 
@@ -40,7 +40,7 @@ def load_machine(saved: dict[str, Any]) -> Machine:
     machine.current = fleet.generations[saved["current"]]
     machine.target = saved["target"]
     machine.scaled_to = saved["scaled_to"]
-    machine.replacing = set(saved["replacing"])
+    machine.replacements.pids = set(saved["replacing"])
     return machine
 
 

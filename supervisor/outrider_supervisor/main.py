@@ -1,7 +1,7 @@
 """The supervisor process: begins with a command line, or goes on where another supervisor has stopped.
 
-`python -m outrider_supervisor.main DESCRIPTOR` takes over the state in that descriptor; with `--check PATH` it only says
-whether it could (see `upgrade`).
+`python -m outrider_supervisor.main DESCRIPTOR` takes over the state in that descriptor; with `--check PATH` it only
+says whether it could (see `upgrade`).
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from outrider_supervisor.machine_state import load_machine
 from outrider_supervisor.supervisor import Supervisor
 
 CONFIGURATION_FAILED = 1
+CHECK_FAILED = 1
 
 
 def run(argv: Sequence[str]) -> int:
@@ -42,7 +43,11 @@ async def _supervise(argv: Sequence[str], state: dict[str, Any] | None) -> int:
 def main(arguments: Sequence[str]) -> int:
     """Take over, or check whether that would work; the exit status."""
     if arguments[0] == upgrade.CHECK:
-        load_machine(upgrade.read(arguments[1])["machine"])
+        try:
+            load_machine(upgrade.read(arguments[1])["machine"])
+        except (KeyError, TypeError, ValueError) as error:
+            print(f"it cannot take over: {error!r}; stop the service and start it anew", file=sys.stderr)  # noqa: T201  # to `upgrade`
+            return CHECK_FAILED
         return 0
     descriptor = int(arguments[0])
     state = upgrade.read(f"/proc/self/fd/{descriptor}")

@@ -53,7 +53,6 @@ BOOT_TICK = 0.03
 """The same while a worker boots."""
 
 _FOR_SUPERVISOR = (signal.SIGHUP, signal.SIGTTIN, signal.SIGTTOU, signal.SIGUSR2)
-_OVER = (WorkerState.DRAINING, WorkerState.EXITED)
 
 
 class Master(Arbiter):  # type: ignore[misc]  # gunicorn has no types
@@ -205,7 +204,7 @@ class Master(Arbiter):  # type: ignore[misc]  # gunicorn has no types
             if state is WorkerState.READY:
                 self._pool.ready(pid, now)
                 self._pool.beat(pid, min(watched.beat_at, now))
-            elif state in _OVER:
+            elif state is WorkerState.DRAINING:  # EXITED says nothing yet: a failed boot ends there, too
                 self._pool.draining(pid, now)
 
     # -- orders
@@ -261,7 +260,9 @@ class Master(Arbiter):  # type: ignore[misc]  # gunicorn has no types
     def _spawn(self, replaces: int) -> None:
         try:
             pid = self.spawn_worker()
-        except Exception:  # a hook's, or no memory; a worker's process ends with SystemExit
+        except BaseException:  # a hook's, or no memory
+            if os.getpid() != self.pid:
+                raise  # the end of the worker, which has been forked
             self.log.exception("A worker could not be started")
             self._pool.spawn_failed(time.monotonic())
         else:
@@ -305,7 +306,7 @@ class Master(Arbiter):  # type: ignore[misc]  # gunicorn has no types
         """Call it; other than at the start its failure must not end a service that runs."""
         try:
             hook(*args)
-        except Exception:
+        except (Exception, SystemExit):
             self.log.exception("Exception in a hook of the master")
 
 
@@ -356,6 +357,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     try:
         app = OutriderApplication(sys.argv[1:] if argv is None else argv)
         _adapt(app.cfg)
+        setproctitle(f"outrider: master [{app.cfg.proc_name}] g{surroundings.supervision.generation} starting")
         app.set_import_path()
         if app.cfg.spew:
             debug.spew()

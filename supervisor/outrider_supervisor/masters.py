@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 import socket
@@ -18,8 +19,9 @@ from outrider_supervisor.processes import FIRST_DESCRIPTOR, Children, Process
 
 PREFIX = "OUTRIDER_SUPERVISOR_"
 _NOT_INHERITED = ("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
-_RECEIVE_BUFFER = 1 << 20
-"""Bytes of messages that may wait while the supervisor is busy."""
+_SEND_BUFFER = 1 << 20
+"""Bytes of messages that may wait while the supervisor is busy, if the system allows so many (net.core.wmem_max)."""
+_log = logging.getLogger("outrider.supervisor")
 
 
 class Master:
@@ -47,7 +49,7 @@ class Master:
         try:
             self.channel.send(messages.encode(message))
         except BlockingIOError:
-            # It has not read for thousands of messages: it hangs, and is better replaced than waited for.
+            # It has not read for hundreds of messages: it hangs, and is better replaced than waited for.
             self.process.signal(signal.SIGKILL)
         except OSError:
             return
@@ -70,7 +72,12 @@ class Master:
         if not data:
             self._loop.remove_reader(self.channel)
             return False
-        self._on_event(FromGeneration(self.number, messages.decode(data)))
+        try:
+            message = messages.decode(data)
+        except ValueError as error:  # a master of another version, after an upgrade
+            _log.warning("generation %d: %s", self.number, error)
+        else:
+            self._on_event(FromGeneration(self.number, message))
         return True
 
     def _note_exit(self, how: str, _status: int | None) -> None:
@@ -103,7 +110,7 @@ class MasterStarter:
             OSError: there are no processes or descriptors left.
         """
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        ours.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
+        theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)  # unix(7): that of the sender counts
         first = FIRST_DESCRIPTOR + len(listeners)
         environ = {name: value for name, value in self.environ.items() if name not in _NOT_INHERITED} | {
             "LISTEN_FDS": str(len(listeners)),

@@ -38,6 +38,7 @@ class Sampler:
         self._memory_at = 0.0
         self._marked_at = 0.0
         self._marks: dict[int, _Mark] = {}
+        self._earlier_marks: dict[int, _Mark] = {}
 
     def rows(self) -> dict[int, RowSnapshot]:
         """The rows by pid."""
@@ -58,17 +59,17 @@ class Sampler:
                 samples[pid] = Sample(rows[pid].requests, rows[pid].errors_5xx, lag, memory)
         if now - self._marked_at >= USAGE_PERIOD:
             self._marked_at = now
-            self._marks = {pid: _mark(rows[pid], now) for pid in samples}
+            self._earlier_marks, self._marks = self._marks, {pid: _mark(rows[pid], now) for pid in samples}
         return samples
 
     def usage(
         self, pids: Iterable[int], rows: Mapping[int, RowSnapshot], now: float, dumped_at: Mapping[int, float]
     ) -> dict[int, Usage]:
-        """What these workers use: memory now, processor and loop since the last mark; and when they were dumped."""
+        """What these workers use: memory now, processor and loop in the last 5 to 10 s; and when they were dumped."""
         usages = {}
         for pid in pids:
             memory, kind = read_memory(pid)
-            mark = self._marks.get(pid)
+            mark = self._earlier_marks.get(pid) or self._marks.get(pid)
             cpu = busy = None
             if mark is not None and pid in rows and now - mark.at > LATE_HEARTBEAT:
                 latest = _mark(rows[pid], now)

@@ -113,14 +113,21 @@ _KINDS: dict[str, Any] = {kind.__name__: kind for kind in (*ToMaster.__args__, *
 
 
 def encode(message: ToMaster | FromMaster) -> bytes:
-    """The message as one datagram of at most `MOST_BYTES`: `details` loses its beginning where it is too long."""
-    fields = dataclasses.asdict(message)
+    """The message as one datagram of at most `MOST_BYTES`.
+
+    Where it is too long `details` loses its beginning, and if that is not enough another text its end.
+    """
+    fields = {"type": type(message).__name__, **dataclasses.asdict(message)}
     while True:
-        data = json.dumps({"type": type(message).__name__, **fields}).encode()
+        data = json.dumps(fields).encode()
         surplus = len(data) - MOST_BYTES
         if surplus <= 0:
             return data
-        fields["details"] = fields["details"][surplus:]
+        name = "details" if fields.get("details") else max(fields, key=lambda each: len(str(fields[each])))
+        text = fields[name]
+        # Characters may take several bytes, by their escapes: as many as these take on average.
+        cut = 1 + surplus * len(text) // len(json.dumps(text))
+        fields[name] = text[cut:] if name == "details" else text[:-cut]
 
 
 def decode(data: bytes) -> Any:

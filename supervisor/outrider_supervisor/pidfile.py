@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from contextlib import suppress
 from pathlib import Path
 
 from outrider.errors import ConfigurationError
+
+_MODE = 0o644
 
 
 class PidFile:
@@ -35,10 +38,8 @@ class PidFile:
             return
         if wanted is not None:
             _refuse_if_taken(wanted)
-            new = wanted.with_name(f".{wanted.name}.{os.getpid()}")
             try:
-                new.write_text(f"{os.getpid()}\n")
-                new.replace(wanted)
+                _write(wanted)
             except OSError as error:
                 raise ConfigurationError(f"pidfile {wanted} cannot be written: {error.strerror}") from error
         self.remove()
@@ -52,13 +53,27 @@ class PidFile:
         self._path = None
 
 
+def _write(path: Path) -> None:
+    # Under a name that nobody can foresee: the directory may be one that everybody writes to.
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    new = Path(name)
+    try:
+        with os.fdopen(descriptor, "w") as file:
+            file.write(f"{os.getpid()}\n")
+            os.fchmod(descriptor, _MODE)
+        new.replace(path)
+    except OSError:
+        new.unlink()
+        raise
+
+
 def _refuse_if_taken(path: Path) -> None:
     owner = _owner(path)
     if owner in (None, os.getpid()):
         return
     try:
         os.kill(owner, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):
         return
     except PermissionError:
         pass
@@ -68,7 +83,9 @@ def _refuse_if_taken(path: Path) -> None:
 
 
 def _owner(path: Path) -> int | None:
+    """The process that the file names; None if there is none, or it names none (0 and less mean groups)."""
     try:
-        return int(path.read_text())
+        pid = int(path.read_text())
     except (OSError, ValueError):
         return None
+    return pid if pid > 0 else None

@@ -216,7 +216,6 @@ class Pool:
         """
         if pid not in self.workers:
             return None
-        self._settle(now)
         worker = self.workers.pop(pid)
         was_ready = worker.ready_at is not None
         # A reloader, or a limit on requests that the worker keeps itself, ends it with 0.
@@ -224,7 +223,7 @@ class Pool:
         is_expected = self.is_stopping or worker.stage is Stage.RETIRING or ended_itself
         if not is_expected and worker.stage is Stage.READY:
             self._note_crash(now, worker.spawned_at)
-        elif not is_expected and worker.stage is Stage.BOOTING:
+        elif worker.stage is Stage.BOOTING:
             self._note_failure(now, worker.spawned_at)
         how = _describe_exit(worker, code)
         if code == 0 and not is_expected and was_ready:

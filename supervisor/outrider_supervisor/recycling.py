@@ -18,7 +18,8 @@ SPREAD = 0.1
 MEMORY_SAMPLES = 3
 """So many samples of memory in a row must be above the limit: a peak is no growth."""
 HARD_MEMORY = 1.5
-"""Beyond so many times its limit of memory a worker is told to go before its replacement is ready."""
+"""Beyond so many times its limit of memory a worker is told to go before its replacement is ready. It must have grown
+by so much, too: in the place of one that began as large there would soon be another."""
 _MIB = 1 << 20
 
 
@@ -35,6 +36,7 @@ class Due:
 class _Watched:
     luck: float
     """0 to 1: where in the spread this worker's limits are."""
+    first_memory: int = 0
     memory: deque[int] = field(default_factory=lambda: deque(maxlen=MEMORY_SAMPLES))
 
 
@@ -72,14 +74,16 @@ class Recycling:
         if service.max_worker_age and age >= service.max_worker_age * share:
             return Due(pid, f"is {age:.0f} s old (max_worker_age)")
         if service.max_worker_memory and sample.memory is not None:
-            return _judge_memory(pid, watched.memory, sample.memory, service.max_worker_memory * share)
+            return _judge_memory(pid, watched, sample.memory, service.max_worker_memory * share)
         return None
 
 
-def _judge_memory(pid: int, before: deque[int], memory: int, limit: float) -> Due | None:
+def _judge_memory(pid: int, watched: _Watched, memory: int, limit: float) -> Due | None:
+    before = watched.memory
     before.append(memory)
+    watched.first_memory = watched.first_memory or memory
     reason = f"uses {memory / _MIB:.0f} MiB (max_worker_memory)"
-    if memory > HARD_MEMORY * limit:
+    if memory > HARD_MEMORY * max(limit, watched.first_memory):
         return Due(pid, reason, at_once=True)
     if len(before) == MEMORY_SAMPLES and min(before) > limit:
         return Due(pid, reason)

@@ -8,6 +8,9 @@ from collections.abc import Callable
 
 from outrider_supervisor.reports import MOST_BYTES, Report, ReportReader
 
+MOST_AT_ONCE = 1000
+"""Datagrams that are read before other things get their turn; more than the kernel queues."""
+
 
 class ReportInbox:
     """A datagram socketpair that all masters and workers write to; what they lose there is in the log all the same."""
@@ -33,8 +36,8 @@ class ReportInbox:
         return self._theirs.fileno()
 
     def read(self) -> None:
-        """Take in what has arrived."""
-        while True:
+        """Take in what has arrived. Processes that never stop writing do not keep the loop here."""
+        for _ in range(MOST_AT_ONCE):
             try:
                 datagram = self._socket.recv(MOST_BYTES)
             except OSError:

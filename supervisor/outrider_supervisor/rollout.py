@@ -56,6 +56,11 @@ class Rollout:
         """Whether the new generation has failed."""
         return self.new.state is GenerationState.ROLLING_BACK
 
+    @property
+    def is_better_than_nothing(self) -> bool:
+        """Whether going back would lose workers that serve: an old generation without a master gets no new ones."""
+        return not self.old.has_master and self.new.ready > self.old.ready
+
     def note_ready(self, pid: int, target: int, now: float) -> None:
         """A worker of the new generation is ready."""
         self.stepped_at = now

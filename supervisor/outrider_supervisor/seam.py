@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
-import socket
 import sys
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from functools import singledispatchmethod
 from typing import TYPE_CHECKING, Any
 
@@ -39,7 +39,7 @@ class Seam:
     def __init__(
         self,
         argv: Sequence[str],
-        environ: Mapping[str, str],
+        environ: dict[str, str],
         journal: Journal,
         listeners: Listeners,
         notifier: Notifier,
@@ -58,12 +58,13 @@ class Seam:
         self.pidfile = PidFile()
         self.masters: dict[int, Master] = {}
         self.master_pids: dict[int, int] = {}
-        self.opened: list[socket.socket] = []
+        self._stored: set[str] = set()
         self.operations: dict[int, Operation] = {}
         self.ended: asyncio.Future[int] = self.loop.create_future()
         self.upgrade: Callable[[], Coroutine[Any, Any, None]]
         """Becomes a new supervisor; set by whoever can."""
         self._reading: asyncio.Task[None] | None = None
+        self._upgrading: asyncio.Task[None] | None = None
 
     def open_shared(self, scoreboard: int, reports: ReportInbox) -> None:
         """Take the table and the reports that all masters share."""
@@ -85,21 +86,55 @@ class Seam:
             raise ConfigurationError(f"reading the configuration took longer than {READ_TIMEOUT:g} s\n{complaint}")
         if child.status != 0:
             raise ConfigurationError(complaint or f"reading the configuration failed with status {child.status}")
-        return Service.from_json(child.stdout.decode())
+        try:
+            return Service.from_json(child.stdout.decode())
+        except (KeyError, TypeError, ValueError) as error:
+            raise ConfigurationError(
+                "the configuration was read by another version of outrider than this supervisor's; "
+                f"run `outrider upgrade` first ({type(error).__name__}: {error})"
+            ) from error
+
+    async def open_listeners(self, service: Service, patience: float = 0.0) -> None:
+        """Open what the service names, and have the service manager keep it for a supervisor that comes after a crash.
+
+        Raises:
+            ConfigurationError: one of them cannot be opened; everything is as before.
+        """
+        await self.listeners.open(service, patience=patience)
+        self._store_listeners()
+
+    def take_listeners(self, listeners: Listeners) -> None:
+        """Take over those of another supervisor, which the service manager keeps already."""
+        self.listeners = listeners
+        self._stored = set(listeners.stored())
+
+    def _store_listeners(self) -> None:
+        stored = self.listeners.stored()
+        for name in stored.keys() - self._stored:
+            self.notifier.store(name, stored[name].fileno())
+        for name in self._stored - stored.keys():
+            self.notifier.forget(name)
+        self._stored = set(stored)
 
     def adopt_master(self, master: Master) -> None:
         """Look after a master."""
         self.masters[master.number] = master
         self.master_pids[master.number] = master.process.pid
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Leave nothing behind but what runs on its own."""
-        if self._reading is not None:
-            self._reading.cancel()
+        tasks = [task for task in (self._reading, self._upgrading) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)  # they kill the child that they wait for
         for master in list(self.masters.values()):
             master.close()
         self.children.close()
         self.pidfile.remove()
+        self.notifier.close()
+        if hasattr(self, "reports"):
+            self.reports.close()
+            os.close(self.scoreboard)
 
     # -- the machine's actions
 
@@ -115,9 +150,12 @@ class Seam:
     async def _read_configuration(self) -> None:
         try:
             service = await self.read_service()
-            self.opened = await self.listeners.open(service)
-        except (ConfigurationError, OSError, ValueError) as error:
+            await self.open_listeners(service)
+        except (ConfigurationError, OSError) as error:
             self.on_event(ConfigurationRefused(str(error)))
+        except Exception as error:  # a reload that is never over would keep all others waiting
+            self.journal.logger.exception("the configuration cannot be read")
+            self.on_event(ConfigurationRefused(repr(error)))
         else:
             self.journal.configure(service.errorlog, service.loglevel)
             for note in service.notes:
@@ -127,8 +165,9 @@ class Seam:
     @do.register
     def _(self, action: actions.StartMaster) -> None:
         try:
-            master = self.starter.start(action, self.opened, self.loop, self.on_event)
-        except OSError as error:
+            listeners = self.listeners.sockets(action.service)
+            master = self.starter.start(action, listeners, self.loop, self.on_event)
+        except (ConfigurationError, OSError) as error:
             self.on_event(MasterExited(action.number, f"could not be started: {error}"))
         else:
             self.adopt_master(master)
@@ -154,9 +193,13 @@ class Seam:
     @do.register
     def _(self, action: actions.KeepListeners) -> None:
         if action.service is None:
+            if self._reading is not None:
+                self._reading.cancel()  # it would open them again
             self.listeners.close_all()
+            self._store_listeners()
             return
         self.listeners.keep_only(action.service)
+        self._store_listeners()
         try:
             self.pidfile.place(action.service.pidfile)
         except ConfigurationError as error:

@@ -7,7 +7,7 @@ import os
 import signal
 import time
 from collections import deque
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Sequence
 from typing import Any
 
 import setproctitle
@@ -16,7 +16,7 @@ from outrider import __version__
 from outrider.scoreboard import Scoreboard
 from outrider_supervisor import control_commands as commands
 from outrider_supervisor import events, paths
-from outrider_supervisor.actions import Code, Level
+from outrider_supervisor.actions import Action, Code, Level, Progress
 from outrider_supervisor.control import ControlServer
 from outrider_supervisor.control_app import ControlApp
 from outrider_supervisor.events import Event
@@ -46,7 +46,7 @@ HANDLED_SIGNALS = (
 class Supervisor:
     """One service. `Handler` of the control socket."""
 
-    def __init__(self, argv: Sequence[str], environ: Mapping[str, str], journal: Journal) -> None:
+    def __init__(self, argv: Sequence[str], environ: dict[str, str], journal: Journal) -> None:
         self.machine = Machine()
         self.journal = journal
         self.loop = asyncio.get_running_loop()
@@ -61,6 +61,7 @@ class Supervisor:
         self._progress = ""
         self._operation_since = 0.0
         self._title = ""
+        self._told = ""
         self._timer: asyncio.TimerHandle | None = None
         notifier = Notifier.from_environment(environ, os.getpid())
         self.seam = Seam(argv, environ, journal, Listeners(self.warn), notifier, self.enqueue)
@@ -76,23 +77,25 @@ class Supervisor:
         """
         seam = self.seam
         become_subreaper()
-        lost = seam.listeners.adopt(dict(seam.environ))
+        lost = seam.listeners.adopt(seam.environ)
         service = await seam.read_service()
         self.name = service.name
         self.journal.configure(service.errorlog, service.loglevel)
+        for name in lost:
+            seam.notifier.forget(name)
         for note in (
             *(f"{name}: kept by the service manager in vain, nobody can reach it" for name in lost),
             *service.notes,
         ):
             self.warn(note)
+        descriptor = os.memfd_create("outrider-scoreboard")
+        Scoreboard.create_in(descriptor)
+        seam.open_shared(descriptor, ReportInbox(self.loop, self.note_report))
         directory = paths.directories(seam.environ, os.geteuid())[0]
         self.control_server = ControlServer(directory, self.name, ControlApp(self), self.journal.logger)
         await self.control_server.start()
         seam.pidfile.place(service.pidfile)
-        seam.opened = await seam.listeners.open(service, patience=PATIENCE)
-        descriptor = os.memfd_create("outrider-scoreboard")
-        Scoreboard.create_in(descriptor)
-        seam.open_shared(descriptor, ReportInbox(self.loop, self.note_report))
+        await seam.open_listeners(service, PATIENCE)
         where = ", ".join(seam.listeners.descriptions())
         self._log(f"supervisor of {self.name} ({os.getpid()}), {service.workers} workers, listening at {where}")
         self.begin()
@@ -139,6 +142,7 @@ class Supervisor:
         if starting.done():
             starting.result()
         starting.cancel()
+        await asyncio.wait((starting,))  # it kills the child that it waits for
         status = await self.seam.ended
         self._log("stopped")
         return status
@@ -150,7 +154,7 @@ class Supervisor:
         if hasattr(self, "control_server"):
             await self.control_server.close()
         self.seam.listeners.close_all()
-        self.seam.close()
+        await self.seam.close()
 
     def finish_upgrade(self) -> None:
         """Tell who waits for the upgrade that it happens now: the connection does not survive it."""
@@ -169,31 +173,55 @@ class Supervisor:
             try:
                 while self._events:
                     self._dispatch(self._events.popleft())
+                    self._show()
             finally:
                 self._is_dispatching = False
 
     def _dispatch(self, event: Event) -> None:
+        """Handle one event. A fault of ours costs that event or that action, not the service."""
+        before = self.machine.operation
+        actions: Sequence[Action] = ()
+        try:
+            self._prepare(event)
+            actions = self.machine.handle(event, time.monotonic())
+        except Exception:
+            self.journal.logger.exception("the supervisor goes on after an event that it could not handle: %r", event)
+        if self.machine.operation is not before:
+            self._operation_since = time.monotonic()
+            self._progress = ""
+        for action in actions:
+            try:
+                self._act(action)
+            except Exception:
+                self.journal.logger.exception("the supervisor goes on after an action that failed: %r", action)
+
+    def _prepare(self, event: Event) -> None:
+        """Do what the seam needs before the machine decides."""
         match event:
             case events.FromGeneration(number, WorkerSpawned(pid)):
                 self.seam.workers.add(pid, self.seam.master_pids.get(number))
-            case events.FromGeneration(_, WorkerExited(pid)):
+            case events.FromGeneration(_, WorkerExited(pid)) | events.WorkerGone(pid):
                 self.seam.reports.read()
                 self.seam.reports.forget(pid)
                 self._end_dump(pid, "the worker has ended")
                 self._dumped_at.pop(pid, None)
             case events.MasterExited(number):
                 self.seam.masters.pop(number, None)
-        before = self.machine.operation
-        for action in self.machine.handle(event, time.monotonic()):
-            self.seam.do(action)
-        if self.machine.operation is not before:
-            self._operation_since = time.monotonic()
-        self._show_title()
+
+    def _act(self, action: Action) -> None:
+        operation = self.machine.operation
+        if isinstance(action, Progress) and operation is not None and action.operation == operation.id:
+            self._progress = action.text
+        self.seam.do(action)
 
     def _tick(self) -> None:
         machine = self.machine
-        is_calm = machine.state in ("serving", "degraded") and machine.operation is None and not machine.replacing
+        is_calm = (
+            machine.state in ("serving", "degraded") and machine.operation is None and not machine.replacements.pids
+        )
         self._timer = self.loop.call_later(CALM_TICK if is_calm else BUSY_TICK, self._tick)
+        if self.seam.notifier.watchdog is not None:
+            self.seam.notifier.keep_alive()
         self.enqueue(events.Observed(self.seam.sampler.sample(machine.fleet.generations.values(), time.monotonic())))
 
     def _reopen_logs(self) -> None:
@@ -218,12 +246,16 @@ class Supervisor:
     def warn(self, text: str) -> None:
         self.journal.write(Level.WARNING, text)
 
-    def _show_title(self) -> None:
+    def _show(self) -> None:
+        """Let ps and the service manager see the state."""
         title = f"outrider: supervisor [{self.name}] {self.machine.state}"
         if title != self._title:
             self._title = title
             setproctitle.setproctitle(title)
-            self.seam.notifier.status(self._summary())
+        summary = self._summary()
+        if summary != self._told:
+            self._told = summary
+            self.seam.notifier.status(summary)
 
     def _summary(self) -> str:
         machine = self.machine
@@ -288,11 +320,13 @@ class Supervisor:
             operation.finish(Outcome(ok=False, code=Code.REFUSED.value, message=problem))
             return
         self._dumps[pid] = operation
-        self.loop.call_later(
-            DUMP_PATIENCE, self._end_dump, pid, f"no answer within {DUMP_PATIENCE:g} s; look in its log"
-        )
+        self.loop.call_later(DUMP_PATIENCE, self._give_up_dump, pid, operation)
         if not self.seam.workers.signal(pid, signal.SIGUSR2):
             self._end_dump(pid, "the worker has ended")
+
+    def _give_up_dump(self, pid: int, operation: Operation) -> None:
+        if self._dumps.get(pid) is operation:  # and not a later one
+            self._end_dump(pid, f"no answer within {DUMP_PATIENCE:g} s; look in its log")
 
     def _end_dump(self, pid: int, problem: str) -> None:
         operation = self._dumps.pop(pid, None)

@@ -18,11 +18,12 @@ from typing import Any, NoReturn
 from outrider_supervisor.actions import Level
 from outrider_supervisor.control import ControlServer
 from outrider_supervisor.control_app import ControlApp
-from outrider_supervisor.events import UpgradeFailed
+from outrider_supervisor.events import MasterExited, UpgradeFailed
 from outrider_supervisor.listeners import Listeners
 from outrider_supervisor.machine_state import load_machine, save_machine
 from outrider_supervisor.masters import Master
 from outrider_supervisor.report_inbox import ReportInbox
+from outrider_supervisor.seam import Seam
 from outrider_supervisor.supervisor import HANDLED_SIGNALS, Supervisor
 
 CHECK = "--check"
@@ -31,26 +32,37 @@ STATE_VERSION = 1
 
 
 async def replace(supervisor: Supervisor) -> None:
-    """Become the new supervisor; returns only if that failed, and has told the machine so."""
-    state = os.memfd_create("outrider-state")
+    """Become the new supervisor; returns only if that failed, and has told the machine so, or if the service stops."""
     try:
-        _write(state, save(supervisor))
-        complaint = await _check(supervisor, state)
-        if complaint:
-            supervisor.enqueue(UpgradeFailed(complaint))
-            return
-        supervisor.finish_upgrade()
-        await supervisor.control_server.suspend()
-        signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED_SIGNALS)
+        state = os.memfd_create("outrider-state")
         try:
+            await _hand_over(supervisor, state)
+        finally:
+            os.close(state)
+    except Exception as error:  # an upgrade that is never over would keep all operations waiting
+        supervisor.journal.logger.exception("the supervisor cannot be replaced")
+        supervisor.enqueue(UpgradeFailed(str(error)))
+
+
+async def _hand_over(supervisor: Supervisor, state: int) -> None:
+    _write(state, save(supervisor))
+    complaint = await _check(supervisor, state)
+    if complaint:
+        supervisor.enqueue(UpgradeFailed(complaint))
+        return
+    if supervisor.machine.is_stopping:  # it was told so meanwhile, which a new one would not know
+        return
+    supervisor.finish_upgrade()
+    await supervisor.control_server.suspend()
+    signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED_SIGNALS)
+    try:
+        if not supervisor.machine.is_stopping:
             _write(state, save(supervisor))  # as it is now
             _become_new(supervisor, state)
-        except OSError as error:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED_SIGNALS)
-            await supervisor.control_server.start()
-            supervisor.enqueue(UpgradeFailed(f"{sys.executable} cannot be executed: {error.strerror}"))
     finally:
-        os.close(state)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED_SIGNALS)
+        if not supervisor.seam.ended.done():
+            await supervisor.control_server.start()
 
 
 def save(supervisor: Supervisor) -> dict[str, Any]:
@@ -64,8 +76,7 @@ def save(supervisor: Supervisor) -> dict[str, Any]:
         "upgrades": supervisor.upgrades,
         "machine": save_machine(supervisor.machine),
         "masters": [
-            {"number": each.number, "pid": each.process.pid, "channel": each.channel.fileno()}
-            for each in seam.masters.values()
+            {"number": each.number, "pid": each.process.pid, "channel": each.channel.fileno()} for each in _living(seam)
         ],
         "scoreboard": seam.scoreboard,
         "reports": [end.fileno() for end in seam.reports.pair],
@@ -83,7 +94,7 @@ async def resume(supervisor: Supervisor, state: dict[str, Any]) -> None:
     supervisor.name, supervisor.since, supervisor.upgrades = state["name"], state["since"], state["upgrades"] + 1
     supervisor.machine = load_machine(state["machine"])
     seam, loop = supervisor.seam, supervisor.loop
-    seam.listeners = Listeners.from_state(state["listeners"], supervisor.warn)
+    seam.take_listeners(Listeners.from_state(state["listeners"], supervisor.warn))
     seam.pidfile.path = state["pidfile"]
     ours, theirs = (_socket(each) for each in state["reports"])
     os.set_inheritable(state["scoreboard"], False)
@@ -96,6 +107,8 @@ async def resume(supervisor: Supervisor, state: dict[str, Any]) -> None:
     for generation in list(supervisor.machine.fleet.generations.values()):
         for pid in list(generation.workers):
             seam.workers.add(pid, seam.master_pids.get(generation.number) if generation.has_master else None)
+        if generation.has_master and generation.number not in seam.masters:
+            supervisor.enqueue(MasterExited(generation.number, "is gone"))  # while the supervisor was replaced
     supervisor.begin()
     journal.write(Level.INFO, f"supervisor of {supervisor.name} replaced in place ({os.getpid()})")
 
@@ -118,18 +131,17 @@ def _become_new(supervisor: Supervisor, state: int) -> NoReturn:
         state,
         seam.scoreboard,
         *(end.fileno() for end in seam.reports.pair),
-        *(master.channel.fileno() for master in seam.masters.values()),
+        *(master.channel.fileno() for master in _living(seam)),
     ]
-    _keep_over_exec(supervisor, descriptors, keep=True)
     try:
+        _keep_over_exec(supervisor, descriptors, keep=True)
         os.execve(  # noqa: S606  # our own program
             sys.executable,
             [sys.executable, "-P", "-m", "outrider_supervisor.main", str(state)],
             dict(seam.environ),
         )
-    except OSError:
+    finally:
         _keep_over_exec(supervisor, descriptors, keep=False)
-        raise
 
 
 def _keep_over_exec(supervisor: Supervisor, descriptors: Iterable[int], *, keep: bool) -> None:
@@ -137,6 +149,11 @@ def _keep_over_exec(supervisor: Supervisor, descriptors: Iterable[int], *, keep:
     supervisor.control_server.set_inheritable(keep)
     for descriptor in descriptors:
         os.set_inheritable(descriptor, keep)
+
+
+def _living(seam: Seam) -> list[Master]:
+    """The masters but those that have been reaped, which is about to become an event."""
+    return [each for each in seam.masters.values() if not each.process.has_exited]
 
 
 def _socket(descriptor: int) -> socket.socket:

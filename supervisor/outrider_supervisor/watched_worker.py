@@ -54,7 +54,7 @@ class WatchedWorker:
     @property
     def is_abrupt(self) -> bool:
         """Whether the worker, which is gone, went without shutting down."""
-        return self._keeps_row and self._has_row() and self._row[Field.STATE] == WorkerState.READY
+        return self._keeps_row and self._has_row() and self.state is WorkerState.READY
 
     def bury(self) -> None:
         """The worker is gone: leave nothing of it."""
@@ -64,7 +64,7 @@ class WatchedWorker:
 
     def _has_row(self) -> bool:
         # Given back, the row may be another worker's by now; and there is none where the table is full.
-        return self._row[Field.PID] == self.worker.pid
+        return bool(self._row[Field.PID] == self.worker.pid)
 
     def _beat_of_file(self) -> float | None:
         """When the worker's file was last touched. Until the first time that is a date, far beyond this clock."""

@@ -322,9 +322,12 @@ def test_missing_application_backs_off_and_never_halts(supervisor: FakeSuperviso
 
 
 def test_failing_lifespan_is_reported(supervisor: FakeSupervisor) -> None:
-    supervisor.start("outrider_testing.apps.broken:startup_fails", *FAST)
+    # The end of the process takes its time, after that of the worker in the scoreboard.
+    config = "import threading\ndef worker_exit(server, worker): threading.Event().wait(0.3)"
+    supervisor.start("outrider_testing.apps.broken:startup_fails", *FAST, config=config)
     message = supervisor.until_message(WorkerExited)
-    assert message.how == "exited with code 3 (failed to boot)"
+    how = "exited with code 3 (failed to boot)"
+    assert message == WorkerExited(message.pid, how, expected=False, was_ready=False)
     until_report(supervisor, "the database is away")
 
 
@@ -354,8 +357,9 @@ def test_stuck_worker_is_dumped_killed_and_replaced(supervisor: FakeSupervisor) 
     assert "spin_for_ever" in until_report(supervisor, "Worker aborted")
 
 
-def test_hook_that_fails_before_the_fork_backs_off(supervisor: FakeSupervisor) -> None:
-    supervisor.start(PROBE, *FAST, config="def pre_fork(server, worker): raise LookupError('no licence left')")
+@pytest.mark.parametrize("error", ["LookupError", "SystemExit"])
+def test_hook_that_fails_before_the_fork_backs_off(supervisor: FakeSupervisor, error: str) -> None:
+    supervisor.start(PROBE, *FAST, config=f"def pre_fork(server, worker): raise {error}('no licence left')")
     assert supervisor.until_message(BackingOff).failures == 1
     assert "no licence left" in until_report(supervisor, "could not be started")
     assert stop(supervisor) == 0

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
 
 from outrider_testing import releases
 from outrider_testing.load import MIX, Load, Report
-from outrider_testing.load_clients import Exchange, Pace
+from outrider_testing.load_clients import Pace
 from outrider_testing.outrider_process import Completed, OutriderProcess
-from outrider_testing.serving import Supervise
+from outrider_testing.serving import Supervise, supervising
 
 SOAK = bool(os.environ.get("OUTRIDER_SOAK"))
 WORKERS = 2
-REQUESTS = 10_000 if SOAK else 600
+REQUESTS = 10_000 if SOAK else 200
 PACE = Pace(silence=(0.3, 0.6), stream=(0.6, 0.8))
 
 # The first release is given all the time it needs to boot; a broken one sets its own limits.
@@ -35,7 +36,6 @@ class Deploy:
     config: str = CANARY
     reaches_users: bool = False
     """Whether it boots, so that the canary's own requests may suffer."""
-    preload: bool = False
 
 
 DEPLOYS = (
@@ -44,7 +44,7 @@ DEPLOYS = (
         "import error, preloaded",
         "import no_such_module\n",
         "ModuleNotFoundError: No module named 'no_such_module'",
-        preload=True,
+        f"{CANARY}; preload_app = True",
     ),
     Deploy("syntax error", "def app(:\n", "SyntaxError: invalid syntax"),
     Deploy("lifespan failure", releases.faulty(2, "startup fails"), "the database is away"),
@@ -53,8 +53,7 @@ DEPLOYS = (
         "hang at import, preloaded",
         "import threading\n\nthreading.Event().wait()\n",
         "boot_timeout",
-        IMPATIENT,
-        preload=True,
+        f"{IMPATIENT}; preload_app = True",
     ),
     Deploy("hang in lifespan", releases.faulty(2, "startup hangs"), "boot_timeout", IMPATIENT),
     Deploy("exit at import", "import os\n\nos._exit(7)\n", "exited with code 7"),
@@ -91,42 +90,51 @@ if "FRAGILE" in os.environ:
 """
 
 
-def seen_by_canary_alone(server: OutriderProcess, lost: Exchange) -> bool:
-    """Tell whether a request was answered, or its connection held, by the broken release."""
-    held = {port for event in server.events() if event.startswith("held ") for port in event.split()[1:]}
-    return lost.version == "2" or (not lost.version and str(lost.port) in held)
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OutriderProcess]:
+    """A service that lives through all broken deploys: its first generation must be there to the end, and alone."""
+    with supervising(tmp_path_factory.mktemp("service")) as supervise:
+        server = supervise(*OPTIONS, workers=WORKERS, files={"bad.pem": "no certificate"})
+        yield server
+        server.wait_until_settled(WORKERS, generation=1)
 
 
 @pytest.mark.timeout(300 if SOAK else 60)
 @pytest.mark.parametrize("deploy", DEPLOYS, ids=lambda deploy: deploy.name)
-def test_broken_deploy_is_rolled_back(supervise: Supervise, deploy: Deploy) -> None:
-    options = ("--preload",) if deploy.preload else ()
-    server = supervise(*OPTIONS, *options, workers=WORKERS, files={"bad.pem": "no certificate"})
-    before = server.workers()
+def test_broken_deploy_is_rolled_back(service: OutriderProcess, deploy: Deploy) -> None:
+    before = service.workers(1)
+    assert service.current()["number"] == 1
+    assert len(before) == WORKERS
+    held_before = ports_held(service)
     completed: list[Completed] = []
 
     def reload() -> None:
-        releases.deploy(server.directory, deploy.app)
-        releases.configure(server.directory, deploy.config)
-        completed.append(server.reload())
+        releases.deploy(service.directory, deploy.app)
+        with releases.configured(service.directory, deploy.config):
+            completed.append(service.reload())
 
-    report = asyncio.run(Load(server.address, mix=MIX, pace=PACE).run(REQUESTS, [reload]))
+    report = asyncio.run(Load(service.address, mix=MIX, pace=PACE).run(REQUESTS, [reload]))
     print(report)
     (command,) = completed
     print(command.output)
     assert command.code == 1
     assert deploy.cause in command.output
-    server.wait_until_settled(WORKERS, generation=1)
-    assert server.workers() == before
-    check_losses(server, deploy, report)
+    assert service.status()["operation"] is None
+    assert service.workers(1) == before
+    check_losses(report, ports_held(service) - held_before, reaches_users=deploy.reaches_users)
 
 
-def check_losses(server: OutriderProcess, deploy: Deploy, report: Report) -> None:
+def ports_held(server: OutriderProcess) -> set[int]:
+    """The clients' ports of the connections that a broken release held when its fault appeared."""
+    return {int(port) for event in server.events() if event.startswith("held ") for port in event.split()[1:]}
+
+
+def check_losses(report: Report, held: set[int], *, reaches_users: bool) -> None:
     """Nobody suffers but those whom the canary served."""
-    if not deploy.reaches_users:
+    if not reaches_users:
         assert set(report.versions) == {"1"}
         assert not report.lost, f"{report}"
-    strangers = [each for each in report.lost if not seen_by_canary_alone(server, each)]
+    strangers = [each for each in report.lost if each.version != "2" and (each.version or each.port not in held)]
     assert not strangers, f"{strangers}\n{report}"
     (window,) = report.windows
     meanwhile = sum(window.touches(each) for each in report.exchanges)

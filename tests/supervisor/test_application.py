@@ -76,7 +76,7 @@ def test_settings_of_worker_and_supervisor_are_known() -> None:
     assert (cfg.max_surge, cfg.probe_path, cfg.header_timeout, cfg.boot_timeout) == (3, "/health", 4, 7)
 
 
-def test_configuration_can_be_a_module(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_configuration_can_be_a_module() -> None:
     configure("workers = 6", "conf_module_of_test.py")
     assert OutriderApplication(["-c", "python:conf_module_of_test", "shop:app"]).cfg.workers == 6
     del sys.modules["conf_module_of_test"]
@@ -181,7 +181,7 @@ def test_value_that_is_not_allowed_names_setting_value_and_file() -> None:
 
 def test_value_of_ours_that_is_not_allowed_names_what_is() -> None:
     failure = failure_of("--max-surge", "0", "shop:app")
-    assert failure.reason == "max_surge is '0', but must be a whole number, 1 or more (the command line)"
+    assert failure.reason == "max_surge is '0' (the command line), but must be a whole number, 1 or more"
 
 
 def test_file_that_raises_is_refused_with_the_line_and_the_traceback() -> None:

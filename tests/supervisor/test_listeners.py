@@ -96,6 +96,15 @@ def test_open_listeners_are_used_again(stage: Stage) -> None:
     assert new is not first
 
 
+def test_sockets_of_a_service_are_found_as_long_as_they_are_open(stage: Stage) -> None:
+    opened = stage.open(LOCAL)
+    stage.open(LOCAL6, LOCAL)
+    assert stage.listeners.sockets(service(LOCAL)) == opened
+    stage.listeners.keep_only(service(LOCAL6))
+    with pytest.raises(ConfigurationError, match=r"bind: 127\.0\.0\.1:0 is not open"):
+        stage.listeners.sockets(service(LOCAL))
+
+
 def test_relative_path_is_one_below_the_services_directory(stage: Stage, tmp_path: Path) -> None:
     (sock,) = stage.open("web.sock", directory=str(tmp_path))
     assert sock.getsockname() == f"{tmp_path}/web.sock"

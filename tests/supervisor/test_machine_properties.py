@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import pytest
+from typing import Any
+
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from outrider_supervisor.actions import Code
-from outrider_supervisor.fleet import KILL_AFTER
-from outrider_testing.fakes.supervised_service import FOREVER, MIB, FakeService, Release
+from outrider_supervisor.generation import GenerationState
+from outrider_testing.fakes.supervised_service import FOREVER, FakeService, Release
 
+STARTING, CANARY = GenerationState.STARTING, GenerationState.CANARY
 GOOD = Release()
 RELEASES = st.sampled_from(
     [
@@ -38,21 +40,32 @@ class Wishes(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.service = FakeService()
-        self.is_stopped = False
 
-    @initialize(workers=WORKERS, surge=SURGES, memory=st.sampled_from([0, 50 * MIB, 90 * MIB]))
-    def serve(self, workers: int, surge: int, memory: int) -> None:
-        self.service = FakeService(
-            workers=workers, max_surge=surge, boot_timeout=8.0, graceful_timeout=4.0, max_worker_memory=memory
-        ).serve()
+    @initialize(workers=WORKERS, surge=SURGES, age=st.sampled_from([0.0, 15.0]))
+    def serve(self, workers: int, surge: int, age: float) -> None:
+        limits: dict[str, Any] = {"boot_timeout": 8.0, "graceful_timeout": 4.0, "max_worker_age": age}
+        self.service = FakeService(workers=workers, max_surge=surge, **limits).serve()
+        self.watch()
+
+    def watch(self) -> None:
         self.service.on_retired = self.check_capacity
+        self.service.on_spawned = self.check_surge
 
     def check_capacity(self) -> None:
-        machine = self.service.machine
-        if machine.is_stopping or not self.service.releases[self.service.current.number].is_healthy:
-            return
-        floor = machine.target if machine.rollout is None else min(machine.target, machine.rollout.old_target)
-        assert self.service.serving >= floor, self.service.log
+        service = self.service
+        if not service.machine.is_stopping and not any(self.may_crash(number) for number in service.masters):
+            assert service.serving >= service.floor, service.log[-6:]
+
+    def may_crash(self, number: int) -> bool:
+        """Whether workers of this generation die although they are counted on."""
+        generations = self.service.machine.fleet.generations
+        is_counted_on = number in generations and generations[number].state not in (STARTING, CANARY)
+        return is_counted_on and self.service.releases[number].crashes_after < FOREVER
+
+    def check_surge(self) -> None:
+        service = self.service
+        if not any(self.may_crash(number) for number in service.masters):
+            assert service.alive <= service.ceiling, service.log[-6:]
 
     @rule(release=RELEASES, workers=WORKERS, surge=SURGES)
     def deploy(self, release: Release, workers: int, surge: int) -> None:
@@ -80,25 +93,26 @@ class Wishes(RuleBasedStateMachine):
         self.service.upgrade_problem = problem
         self.service.upgrade()
 
-    @rule(delay=st.sampled_from([0.0, 0.5, 2.0]))
+    # Below the shortest backoff: a master that failed must hear that it is not wanted before it tries again.
+    @rule(delay=st.sampled_from([0.0, 0.1, 0.5]))
     def delay_messages(self, delay: float) -> None:
+        self.service.run(self.service.message_delay)
         self.service.message_delay = delay
 
     @rule(seconds=st.sampled_from([0.5, 1.0, 2.0, 5.0, 20.0]))
     def pass_time(self, seconds: float) -> None:
         self.service.run(seconds)
 
-    @precondition(lambda self: not self.is_stopped)
+    @precondition(lambda self: self.service.now > 1080.0)
     @rule(fast=st.booleans())
     def stop(self, fast: bool) -> None:
-        self.is_stopped = True
         self.service.stop(fast=fast)
 
     def teardown(self) -> None:
-        """Everything calms down: what was begun ends."""
+        """Everything calms down: what was begun ends, and what serves is whole."""
         service = self.service
         service.message_delay = 0.0
-        service.deploy(GOOD)
+        service.deploy(GOOD, max_worker_age=0.0)
         if service.machine.is_stopping:
             service.wait_for(lambda: service.exit_status is not None)
             assert not service.workers
@@ -108,15 +122,51 @@ class Wishes(RuleBasedStateMachine):
             last = service.reload(canary=False)
             service.wait_for(lambda: last in service.outcomes, limit=2000)
             assert service.outcomes[last].code is Code.DONE
-            service.run(KILL_AFTER + 10)
-            assert service.machine.state == "serving", service.log
-            assert service.serving == len(service.workers) == service.machine.target
-            assert list(service.masters) == [service.current.number]
-        if not service.upgrades:
-            assert sorted(service.outcomes) == list(range(1, service.asked + 1))
+            service.wait_for(lambda: service.outcomes.keys() | service.cut_off == set(range(1, service.asked + 1)))
+            service.wait_for(lambda: list(service.masters) == [service.current.number])
+            service.wait_for(lambda: service.machine.state == "serving", limit=2000)
+            service.wait_for(lambda: service.serving == len(service.workers) == service.machine.target)
+        assert service.outcomes.keys() ^ service.cut_off == set(range(1, service.asked + 1))
 
 
+class Accidents(Wishes):
+    """Processes die or hang at any time as well. Capacity may suffer; all else holds."""
+
+    def watch(self) -> None:
+        pass
+
+    @rule(which=st.integers(0, 9))
+    def kill_worker(self, which: int) -> None:
+        if self.service.workers:
+            pids = list(self.service.workers)
+            self.service.kill_worker(pids[which % len(pids)])
+
+    @rule(which=st.integers(0, 3))
+    def kill_master(self, which: int) -> None:
+        if self.service.masters:
+            numbers = list(self.service.masters)
+            self.service.kill_master(numbers[which % len(numbers)])
+
+    @rule(which=st.integers(0, 3))
+    def hang_master(self, which: int) -> None:
+        if self.service.masters:
+            masters = list(self.service.masters.values())
+            masters[which % len(masters)].is_hung = True
+
+    @rule(which=st.integers(0, 9))
+    def get_worker_stuck(self, which: int) -> None:
+        if self.service.workers:
+            workers = list(self.service.workers.values())
+            workers[which % len(workers)].is_stuck = True
+
+    def teardown(self) -> None:
+        for master in self.service.masters.values():
+            master.is_hung = False
+        super().teardown()
+
+
+SETTINGS = settings(deadline=None, max_examples=100, stateful_step_count=20, suppress_health_check=list(HealthCheck))
 TestWishes = Wishes.TestCase
-TestWishes.settings = settings(
-    deadline=None, max_examples=60, stateful_step_count=25, suppress_health_check=list(HealthCheck)
-)
+TestWishes.settings = SETTINGS
+TestAccidents = Accidents.TestCase
+TestAccidents.settings = SETTINGS

@@ -204,7 +204,8 @@ def test_replaced_worker_serves_until_another_is_ready() -> None:
 
 def test_several_replacements_overlap() -> None:
     master = serving(3)
-    master.replace(1, 3)
+    master.replace(1)
+    master.replace(3)
     assert [message for message in master.told if isinstance(message, WorkerSpawned)] == [
         WorkerSpawned(4, 1),
         WorkerSpawned(5, 3),

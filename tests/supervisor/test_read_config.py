@@ -122,7 +122,7 @@ def test_reader_writes_no_log_and_binds_nothing(directory: Path) -> None:
         ("--check-config", "check_config is True, but must be False: use `outrider check`"),
         ("--print-config", "print_config is True, but must be False: use `gunicorn --print-config`"),
         ("-w 0", "workers is 0, but must be 1 or more"),
-        ("--max-surge 0", "max_surge is '0' (gunicorn's configuration), but must be a whole number"),
+        ("--max-surge 0", "max_surge is '0' (the command line), but must be a whole number"),
         ("--certfile /nowhere.pem", "certfile '/nowhere.pem' can't be read"),
         ("--header-map dangerous --http-parser python", "http_parser is 'python', but outrider.UvicornWorker allows"),
         ("--access-logformat %(x", "access_log_format is '%(x', but must be"),

@@ -59,7 +59,8 @@ class FakeSupervisor:
         """Start the master with a configuration file that says `config`."""
         config_file = self.directory / "gunicorn.conf.py"
         config_file.write_text(config)
-        ends = [self.listener, self._master_channel, self._master_reports, self._scoreboard_fd]
+        ends = [each.fileno() for each in (self.listener, self._master_channel, self._master_reports)]
+        ends.append(self._scoreboard_fd)
         # Out of the way first: what is put at 3 and 4 must not overwrite what comes after it.
         sources = [fcntl.fcntl(each, fcntl.F_DUPFD_CLOEXEC, FIRST_FREE_DESCRIPTOR) for each in ends]
         actions: list[tuple[Any, ...]] = [

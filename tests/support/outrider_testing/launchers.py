@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 
 _WITHOUT_SETUID = """
@@ -33,3 +35,23 @@ WITHOUT_SETUID = (sys.executable, "-c", _WITHOUT_SETUID)
 def as_systemd(*descriptors: int) -> tuple[str, ...]:
     """Hand listening sockets over as systemd does (sd_listen_fds(3)). They must be inherited as well."""
     return (sys.executable, "-c", _AS_SYSTEMD, ",".join(map(str, descriptors)))
+
+
+AS_PID_1 = (
+    "unshare",
+    *(() if os.getuid() == 0 else ("--user", "--map-root-user")),
+    "--pid",
+    "--fork",
+    "--mount-proc",
+    "--kill-child",
+)
+"""Run as the first process of a PID namespace, as in a container (unshare(1)); the launcher waits for its end."""
+
+
+def can_be_pid_1() -> bool:
+    """Tell whether this system lets us make such namespaces: containers and hardened kernels may not."""
+    command = [*AS_PID_1, sys.executable, "-c", "import os, sys; sys.exit(os.getpid() != 1)"]
+    try:
+        return subprocess.run(command, capture_output=True, check=False).returncode == 0
+    except FileNotFoundError:
+        return False

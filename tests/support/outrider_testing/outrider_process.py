@@ -34,13 +34,13 @@ graceful_timeout = 10
 class Completed:
     """An `outrider` command that has ended."""
 
-    words: tuple[str, ...]
+    command: object
     code: int
     output: str
 
     def check(self, code: int = 0) -> str:
         """Return the output of a command that ended with `code`, as it must."""
-        assert self.code == code, f"outrider {' '.join(self.words)}: exit status {self.code}\n{self.output}"
+        assert self.code == code, f"{self.command}: exit status {self.code}\n{self.output}"
         return self.output
 
 
@@ -56,7 +56,6 @@ class OutriderProcess(ServerProcess):
         self.runtime_directory = Path(tempfile.mkdtemp(prefix="outrider-"))
         self._address: Address | None = None
         command = (MODULE, "run", app, "--name", self.name, "--pythonpath", str(SUPPORT), *options)
-        self._extra_environment = surroundings.get("env", {})
         super().__init__(directory, command, CONFIG_PRELUDE, surroundings)
 
     def _environment(self, extra: Mapping[str, str]) -> dict[str, str]:
@@ -143,25 +142,30 @@ class OutriderProcess(ServerProcess):
     # Commands
 
     def command(self, *words: str, name: str | None = None, deadline: float = COMMAND_DEADLINE) -> Completed:
-        """Run an `outrider` command to its end, with its output, as a script would."""
-        process = self.begin(*words, name=name)
+        """Run an `outrider` command to its end, with its output, as a script would.
+
+        It is for this instance, or for that of another name; with an empty one it is not told for which.
+        """
+        return self.finish(self.begin(*words, name=name), deadline)
+
+    def finish(self, process: subprocess.Popen[str], deadline: float = COMMAND_DEADLINE) -> Completed:
+        """Wait for the end of a command that was begun."""
         try:
             output, _ = process.communicate(timeout=deadline)
         except subprocess.TimeoutExpired:
             process.kill()
             output, _ = process.communicate()
-            message = (
-                f"outrider {' '.join(words)} still runs after {deadline} s\n{output}\n--- log ---\n{self.log_text()}"
-            )
+            message = f"{process.args!r} still runs after {deadline} s\n{output}\n--- log ---\n{self.log_text()}"
             raise TimeoutError(message) from None
-        return Completed(words, process.returncode, output)
+        return Completed(process.args, process.returncode, output)
 
     def begin(self, *words: str, name: str | None = None) -> subprocess.Popen[str]:
         """Start an `outrider` command and leave it running; stdout and stderr are one stream."""
+        name = self.name if name is None else name
         return subprocess.Popen(
-            [sys.executable, "-m", MODULE, *words, "--name", name or self.name],
+            [sys.executable, "-m", MODULE, *words, *(("--name", name) if name else ())],
             cwd=self.directory,
-            env=self._environment(self._extra_environment),
+            env=self._environ,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -29,10 +29,15 @@ def read_process(pid: int) -> Process | None:
     return Process(pid, state, int(parent), int(session))
 
 
+def process_table() -> list[Process]:
+    """Return every process, zombies included."""
+    found = (read_process(int(entry.name)) for entry in Path("/proc").iterdir() if entry.name.isdigit())
+    return [process for process in found if process is not None]
+
+
 def processes() -> list[Process]:
     """Return every process that has not been reduced to a zombie."""
-    found = (read_process(int(entry.name)) for entry in Path("/proc").iterdir() if entry.name.isdigit())
-    return [process for process in found if process is not None and process.state != ZOMBIE]
+    return [process for process in process_table() if process.state != ZOMBIE]
 
 
 def is_running(pid: int) -> bool:
@@ -49,3 +54,8 @@ def children(parent: int) -> list[int]:
 def session_members(session: int) -> list[int]:
     """Return the pids that live in a session, whoever their parent is by now."""
     return sorted(process.pid for process in processes() if process.session == session)
+
+
+def zombies(session: int) -> list[int]:
+    """Return the pids in a session that have ended and that nobody has waited for."""
+    return sorted(each.pid for each in process_table() if each.session == session and each.state == ZOMBIE)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 APP = "app:app"
@@ -43,6 +45,18 @@ def configure(directory: Path, more: str) -> None:
     """Add lines to gunicorn.conf.py."""
     path = directory / "gunicorn.conf.py"
     _replace(path, f"{path.read_text()}\n{more}\n")
+
+
+@contextlib.contextmanager
+def configured(directory: Path, more: str) -> Iterator[None]:
+    """Add lines to gunicorn.conf.py for a while."""
+    path = directory / "gunicorn.conf.py"
+    before = path.read_text()
+    configure(directory, more)
+    try:
+        yield
+    finally:
+        _replace(path, before)
 
 
 def _replace(path: Path, text: str) -> None:

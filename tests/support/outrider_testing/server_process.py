@@ -73,15 +73,22 @@ class ServerProcess:
         for name, text in files.items():
             (directory / name).parent.mkdir(exist_ok=True)
             (directory / name).write_text(text)
+        self._command = [*surroundings.get("launcher", ()), sys.executable, "-m", *command]
+        self._environ = self._environment(surroundings.get("env", {}))
+        self._pass_fds = tuple(surroundings.get("pass_fds", ()))
+        self.start()
+
+    def start(self) -> None:
+        """Start it, with the command line and the environment of the first time."""
         with self._log_path.open("ab") as log:
             self.process = subprocess.Popen(
-                [*surroundings.get("launcher", ()), sys.executable, "-m", *command],
-                cwd=directory,
-                env=self._environment(surroundings.get("env", {})),
+                self._command,
+                cwd=self.directory,
+                env=self._environ,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                pass_fds=tuple(surroundings.get("pass_fds", ())),
+                pass_fds=self._pass_fds,
                 start_new_session=True,
             )
         self.pid = self.process.pid

@@ -252,7 +252,7 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
     if scope["type"] == "lifespan":
         await lifespan(receive, send)
         return
-    path = scope["path"].removeprefix(scope["root_path"])
+    path = scope["path"].removeprefix(scope.get("root_path", ""))
     handler = gate if path.startswith("/gate/") else ROUTES.get(path, missing)
     await handler(scope, receive, send)
 

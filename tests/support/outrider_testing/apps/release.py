@@ -64,7 +64,7 @@ def block_the_loop() -> None:
 def _record_connections() -> None:
     """Record the ports of the clients that this process has accepted: these will see the fault, and nobody else."""
     own = psutil.Process().net_connections("tcp")
-    record("held", *sorted(connection.raddr.port for connection in own if connection.raddr))
+    record("held", *sorted(connection.raddr.port for connection in own if connection.status != psutil.CONN_LISTEN))
 
 
 _LATER: dict[str, Callable[[], None]] = {"crashes": _crash, "blocks": block_the_loop}

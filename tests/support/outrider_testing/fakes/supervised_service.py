@@ -33,6 +33,7 @@ from outrider_supervisor.rollout import RETIRE_PATIENCE
 from outrider_testing.services import make_service
 
 TICK = 0.25
+READ_SECONDS = 0.75
 FOREVER = float("inf")
 MIB = 1 << 20
 
@@ -186,6 +187,10 @@ class FakeService:
         self.most_alive = 0
         self.on_retired: Callable[[], None] = lambda: None
         """Called when a worker that serves was told to go."""
+        self.on_spawned: Callable[[], None] = lambda: None
+        """Called when there is one worker more."""
+        self.cut_off: set[int] = set()
+        """Operations that an upgrade has left without an answer: who waits finds the connection closed."""
         self._opened = self.release
         self._read_at = FOREVER
         self._upgrade_at = FOREVER
@@ -193,6 +198,7 @@ class FakeService:
         self._mail: list[tuple[float, Event]] = []
         self._is_dispatching = False
         self._last_pid = 100
+        self._bounds: dict[float, tuple[int, int]] = {}
         self._known: set[int] = set()
         self._retired: set[int] = set()
         self._buried: set[int] = set()
@@ -272,14 +278,46 @@ class FakeService:
 
     @property
     def alive(self) -> int:
-        """How many workers there are, but for those that drain for longer than a reload waits for."""
-        return sum(self.now - worker.drains_from < RETIRE_PATIENCE for worker in self.workers.values())
+        """How many workers there are, but for those that ended their boot early or drain longer than is waited for."""
+        return sum(
+            worker.drains_from == FOREVER
+            or (worker.ready_at < FOREVER and self.now - worker.drains_from < RETIRE_PATIENCE)
+            for worker in self.workers.values()
+        )
 
     @property
     def current(self) -> Generation:
         """The generation that serves."""
         assert self.machine.current is not None
         return self.machine.current
+
+    @property
+    def floor(self) -> int:
+        """How many workers must serve when one is told to go: the order may be as old as a message's way is long."""
+        since = self.now - self.message_delay - 2 * TICK
+        return min(least for at, (least, _most) in self._bounds.items() if at >= since)
+
+    @property
+    def ceiling(self) -> int:
+        """How many workers there may be. Those that were just sent away by a smaller target come on top."""
+        since = self.now - self.message_delay - RETIRE_PATIENCE - 2 * TICK
+        recent = [bounds for at, bounds in self._bounds.items() if at >= since]
+        sent_away = max(self.machine.target - least for least, _most in recent)
+        return max(most for _least, most in recent) + sent_away
+
+    def _note_bounds(self) -> None:
+        machine = self.machine
+        if machine.current is None:
+            return
+        rollout = machine.rollout
+        if rollout is None:
+            least, most = machine.target, machine.target + machine.current.service.max_surge
+        else:
+            least, most = sorted((machine.target, rollout.old_target))
+            # A replacement that is under way when the reload begins comes on top.
+            most += max(each.service.max_surge for each in (rollout.old, rollout.new)) + len(machine.replacements.pids)
+        before = self._bounds.get(self.now, (least, most))
+        self._bounds[self.now] = (min(least, before[0]), max(most, before[1]))
 
     def pids(self, number: int) -> list[int]:
         """The workers of a generation that serve, the oldest first."""
@@ -355,7 +393,10 @@ class FakeService:
             self.send(events.UpgradeFailed(self.upgrade_problem))
         elif not self.machine.is_stopping:
             self.upgrades += 1
+            self.cut_off.update(set(range(1, self.asked + 1)) - self.outcomes.keys())
             self.machine = load_machine(json.loads(json.dumps(save_machine(self.machine))))
+            for pid in sorted(self._known - self.workers.keys()):
+                self.send(events.WorkerGone(pid))
 
     # -- processes
 
@@ -387,6 +428,7 @@ class FakeService:
                 master.spawned += 1
                 master.pool.spawned(worker.pid, replaces, self.now)
                 self._note_extremes()
+                self.on_spawned()
             case pool.Send(pid, number):
                 self._signal(pid, number)
             case pool.Tell(message):
@@ -444,7 +486,9 @@ class FakeService:
             self._is_dispatching = False
 
     def _dispatch(self, event: Event) -> None:
-        for action in self.machine.handle(event, self.now):
+        todo = self.machine.handle(event, self.now)
+        self._note_bounds()
+        for action in todo:
             self.actions.append(action)
             self._do(action)
         match event:
@@ -459,7 +503,7 @@ class FakeService:
         match action:
             case actions.ReadConfiguration():
                 assert self._read_at == FOREVER, "the configuration is read twice at a time"
-                self._read_at = self.now + TICK
+                self._read_at = self.now + READ_SECONDS
             case actions.StartMaster(number):
                 assert number not in self.releases
                 self.releases[number] = self._opened

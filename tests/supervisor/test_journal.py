@@ -1,0 +1,185 @@
+"""The supervisor's log, and what it remembers of it."""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from outrider_supervisor.actions import Level
+from outrider_supervisor.journal import KEPT_EVENTS, KEPT_PROCESSES, KEPT_REPORTS, LONGEST_REPORT, Journal
+
+
+@pytest.fixture
+def stderr(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
+    """Not that of capsys, which is another one in a fixture than in the test."""
+    stream = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", stream)
+    return stream
+
+
+@pytest.fixture
+def journal(stderr: io.StringIO) -> Iterator[Journal]:
+    assert stderr.getvalue() == ""
+    journal = Journal()
+    yield journal
+    journal.close()
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "error.log"
+
+
+def test_lines_look_like_those_of_gunicorn(journal: Journal, stderr: io.StringIO) -> None:
+    journal.write(Level.WARNING, "degraded: 1 of 2")
+    (line,) = stderr.getvalue().splitlines()
+    assert line.startswith("[20")
+    assert line.endswith(f"] [{os.getpid()}] [WARNING] degraded: 1 of 2")
+
+
+def test_closed_journal_is_silent(journal: Journal, stderr: io.StringIO) -> None:
+    journal.close()
+    journal.write(Level.INFO, "hello")
+    assert stderr.getvalue() == ""
+
+
+def test_log_goes_to_the_file_once_it_is_known(journal: Journal, path: Path, stderr: io.StringIO) -> None:
+    journal.configure(str(path), "warning")
+    journal.write(Level.INFO, "too quiet")
+    journal.write(Level.ERROR, "loud")
+    assert path.read_text().endswith("[ERROR] loud\n")
+    assert "too quiet" not in path.read_text()
+    assert stderr.getvalue() == ""
+
+
+def test_log_returns_to_stderr(
+    journal: Journal, path: Path, stderr: io.StringIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stderr", stderr)  # pytest has its own in each phase of a test
+    journal.configure(str(path), "info")
+    journal.configure("-", "info")
+    journal.write(Level.INFO, "hello")
+    assert path.read_text() == ""
+    assert "hello" in stderr.getvalue()
+
+
+def test_same_file_is_not_opened_again(journal: Journal, path: Path) -> None:
+    journal.configure(str(path), "info")
+    path.rename(path.with_suffix(".1"))
+    journal.configure(str(path), "debug")
+    assert not path.exists()
+    assert journal.logger.level == logging.DEBUG
+
+
+def test_level_that_is_not_known_is_info(journal: Journal) -> None:
+    journal.configure("-", "chatty")
+    assert journal.logger.level == logging.INFO
+
+
+def test_file_that_cannot_be_opened_leaves_the_log_where_it_is(
+    journal: Journal, path: Path, stderr: io.StringIO
+) -> None:
+    missing = path.parent / "missing" / "error.log"
+    journal.configure(str(missing), "info")
+    journal.write(Level.INFO, "hello")
+    complaint, line = stderr.getvalue().splitlines()
+    assert complaint.endswith(
+        f"errorlog {missing} cannot be opened (No such file or directory): the log stays where it is"
+    )
+    assert line.endswith("hello")
+    missing.parent.mkdir()
+    journal.configure(str(missing), "info")  # the next reload
+    journal.write(Level.INFO, "at last")
+    assert "at last" in missing.read_text()
+
+
+def test_file_that_was_moved_away_is_opened_anew(journal: Journal, path: Path) -> None:
+    journal.configure(str(path), "info")
+    journal.write(Level.INFO, "old")
+    moved = path.rename(path.with_suffix(".1"))
+    journal.reopen()
+    journal.write(Level.INFO, "new")
+    assert "old" in moved.read_text()
+    assert "new" not in moved.read_text()
+    assert "new" in path.read_text()
+
+
+def test_file_that_cannot_be_opened_anew_is_written_on(journal: Journal, path: Path) -> None:
+    directory = path.parent / "logs"
+    directory.mkdir()
+    journal.configure(str(directory / "log"), "info")
+    moved = directory.rename(path.parent / "moved")
+    journal.reopen()
+    journal.write(Level.INFO, "hello")
+    assert "hello" in (moved / "log").read_text()
+    directory.mkdir()
+    journal.reopen()
+    journal.write(Level.INFO, "at last")
+    assert "at last" in (directory / "log").read_text()
+
+
+def test_stderr_stays_when_files_are_reopened(journal: Journal, stderr: io.StringIO) -> None:
+    journal.reopen()
+    journal.write(Level.INFO, "hello")
+    assert stderr.getvalue().count("hello") == 1
+
+
+def test_events_are_kept_whatever_the_level(journal: Journal) -> None:
+    journal.configure("-", "error")
+    journal.write(Level.INFO, "hello")
+    (event,) = journal.events
+    assert (event["level"], event["text"]) == ("info", "hello")
+    for number in range(KEPT_EVENTS):
+        journal.write(Level.ERROR, f"{number}")
+    assert len(journal.events) == KEPT_EVENTS
+    assert journal.events[-1]["text"] == f"{KEPT_EVENTS - 1}"
+
+
+def test_successor_logs_where_this_one_did_and_knows_its_events(journal: Journal, path: Path) -> None:
+    journal.configure(str(path), "warning")
+    journal.write(Level.WARNING, "before")
+    state = journal.to_state()
+    journal.close()
+    successor = Journal()
+    successor.take_state(state)
+    successor.write(Level.WARNING, "after")
+    assert [line.rpartition("] ")[2] for line in path.read_text().splitlines()] == ["before", "after"]
+    assert [event["text"] for event in successor.events] == ["before", "after"]
+    assert successor.to_state()["loglevel"] == "WARNING"
+    successor.close()
+
+
+# -- last words
+
+
+def test_last_words_are_the_last_reports_in_order(journal: Journal) -> None:
+    for number in range(KEPT_REPORTS + 2):
+        journal.keep_report(7, f"{number}")
+    journal.keep_report(8, "another's")
+    assert journal.last_words(7).split("\n") == [f"{number}" for number in range(2, KEPT_REPORTS + 2)]
+
+
+def test_process_that_said_nothing_has_no_last_words(journal: Journal) -> None:
+    assert journal.last_words(7) == ""
+
+
+def test_end_of_a_long_report_counts(journal: Journal) -> None:
+    journal.keep_report(7, "begin" + "x" * LONGEST_REPORT + "end")
+    words = journal.last_words(7)
+    assert len(words) == LONGEST_REPORT
+    assert words.endswith("end")
+
+
+def test_process_that_has_been_silent_longest_is_forgotten(journal: Journal) -> None:
+    for pid in range(1, KEPT_PROCESSES + 1):
+        journal.keep_report(pid, "hello")
+    journal.keep_report(1, "again")
+    journal.keep_report(KEPT_PROCESSES + 1, "hello")
+    assert journal.last_words(2) == ""
+    assert journal.last_words(1) == "hello\nagain"

@@ -1,0 +1,136 @@
+"""The machine as plain data and back."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from outrider_supervisor.actions import Kill, Log, Tell
+from outrider_supervisor.events import (
+    ConfigurationRead,
+    FromGeneration,
+    MasterExited,
+    Observed,
+    ReloadAsked,
+    ScaleAsked,
+    Started,
+)
+from outrider_supervisor.generation import GenerationState, WorkerState
+from outrider_supervisor.machine import Machine
+from outrider_supervisor.machine_state import load_machine, save_machine
+from outrider_supervisor.messages import MasterBooted, SetTarget, WorkerReady, WorkerRetiring, WorkerSpawned
+from outrider_testing.services import make_service
+
+SERVICE = make_service(workers=2, canary=False, addresses=(("::1", 8000), "/run/web.sock", 3), notes=("a note",))
+
+
+def started() -> Machine:
+    """A machine with two workers, 11 and 12, of generation 1."""
+    machine = Machine()
+    machine.handle(Started(SERVICE), 100.0)
+    machine.handle(FromGeneration(1, MasterBooted()), 100.5)
+    serve(machine, 1, 11, 12)
+    return machine
+
+
+def serve(machine: Machine, number: int, *pids: int) -> None:
+    for pid in pids:
+        machine.handle(FromGeneration(number, WorkerSpawned(pid, 0)), 101.0)
+        machine.handle(FromGeneration(number, WorkerReady(pid)), 102.0)
+
+
+def over(machine: Machine) -> Machine:
+    """What arrives on the other side of an execve."""
+    return load_machine(json.loads(json.dumps(save_machine(machine))))
+
+
+def test_generation_and_its_workers_survive() -> None:
+    machine = started()
+    machine.handle(FromGeneration(1, WorkerRetiring(11)), 103.0)
+    successor = over(machine)
+    assert successor.current is successor.fleet.generations[1]
+    assert successor.current == machine.current
+    assert successor.current.service == SERVICE
+    assert [each.state for each in successor.current.workers.values()] == [WorkerState.RETIRING, WorkerState.READY]
+    assert (successor.target, successor.state) == (2, "serving")
+
+
+def test_old_generation_goes_on_ending() -> None:
+    machine = started()
+    machine.handle(ReloadAsked(0, canary=False), 110.0)
+    machine.handle(ConfigurationRead(SERVICE), 111.0)
+    serve(machine, 2, 21, 22)
+    assert machine.current is not None
+    assert machine.current.number == 2
+    successor = over(machine)
+    old = successor.fleet.generations[1]
+    assert old.state is GenerationState.RETIRING
+    assert old.kill_at is not None
+    assert old.kill_at == machine.fleet.generations[1].kill_at
+    done = successor.handle(Observed({}), old.kill_at)
+    assert Kill(1, (11, 12)) in done
+
+
+def test_numbers_of_generations_go_on() -> None:
+    machine = over(over(started()))
+    machine.handle(ReloadAsked(0, canary=False), 110.0)
+    machine.handle(ConfigurationRead(SERVICE), 111.0)
+    assert sorted(machine.fleet.generations) == [1, 2]
+
+
+def test_target_that_was_scaled_to_survives_and_is_not_told_again() -> None:
+    machine = started()
+    machine.handle(ScaleAsked(0, 3), 110.0)
+    serve(machine, 1, 13)
+    assert machine.operation is None
+    successor = over(machine)
+    assert (successor.target, successor.scaled_to) == (3, 3)
+    assert not [each for each in successor.handle(Observed({}), 111.0) if isinstance(each, Tell)]
+    assert Tell(1, SetTarget(4)) in successor.handle(ScaleAsked(0, 4), 112.0)
+
+
+def test_workers_that_are_being_replaced_are_not_replaced_once_more() -> None:
+    machine = started()
+    machine.replacements.pids.add(11)
+    assert over(machine).replacements.pids == {11}
+
+
+def test_generation_without_master_is_recovered() -> None:
+    machine = started()
+    machine.handle(MasterExited(1, "was killed by SIGKILL"), 110.0)
+    successor = over(machine)
+    assert successor.current is not None
+    assert not successor.current.has_master
+    assert any(isinstance(each, Log) and "degraded" in each.text for each in successor.handle(Observed({}), 111.0))
+    assert successor.operation is not None
+
+
+@pytest.mark.parametrize(
+    "change, error",
+    [
+        ({"generations": [{}]}, KeyError),
+        ({"current": 9}, KeyError),
+        ({"generations": None}, TypeError),
+        ({"replacing": None}, TypeError),
+    ],
+)
+def test_state_that_cannot_be_followed_is_an_error(change: dict[str, Any], error: type[Exception]) -> None:
+    with pytest.raises(error):
+        load_machine({**save_machine(started()), **change})
+
+
+@pytest.mark.parametrize(
+    "change, error",
+    [
+        ({"state": "unheard of"}, ValueError),
+        ({"service": {"addresses": [], "notes": [], "new": 1}}, TypeError),
+        ({"workers": [{"pid": 1}]}, KeyError),
+    ],
+)
+def test_generation_that_cannot_be_followed_is_an_error(change: dict[str, Any], error: type[Exception]) -> None:
+    saved = save_machine(started())
+    saved["generations"][0].update(change)
+    with pytest.raises(error):
+        load_machine(saved)

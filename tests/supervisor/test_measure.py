@@ -1,0 +1,192 @@
+"""What can be seen of workers from outside."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from outrider.scoreboard import Field, Row, Scoreboard, WorkerState
+from outrider_supervisor import measure
+from outrider_supervisor.generation import Generation, GenerationState, Worker
+from outrider_supervisor.measure import LATE_HEARTBEAT, MEMORY_PERIOD, USAGE_PERIOD, Sampler, read_memory
+from outrider_testing.services import make_service
+from outrider_testing.waiting import until
+
+OURS = os.getpid()
+START = 1000.0
+MIB = 1 << 20
+
+
+@pytest.fixture
+def board() -> Scoreboard:
+    return Scoreboard.anonymous(rows=8)
+
+
+@pytest.fixture
+def gone() -> int:
+    """The id of a process that has ended."""
+    pid = os.posix_spawn("/bin/true", ["true"], {})
+    os.waitpid(pid, 0)
+    return pid
+
+
+def claim(board: Scoreboard, pid: int = OURS, requests: int = 0, errors: int = 0) -> Row:
+    row = board.claim()
+    row.adopt(pid)
+    row[Field.STATE] = WorkerState.READY
+    row[Field.REQUESTS] = requests
+    row[Field.ERRORS_5XX] = errors
+    row[Field.HEARTBEAT] = time.monotonic_ns()
+    return row
+
+
+def generation(*pids: int, **fields: object) -> Generation:
+    workers = {pid: Worker(pid, START) for pid in pids}
+    return Generation(1, make_service(**fields), GenerationState.CURRENT, len(pids), START, workers=workers)
+
+
+# -- samples
+
+
+def test_sample_is_what_the_row_says(board: Scoreboard) -> None:
+    claim(board, requests=10, errors=2)
+    sample = Sampler(board).sample([generation(OURS)], START)[OURS]
+    assert (sample.requests, sample.errors, sample.memory) == (10, 2, None)
+    assert 0.0 <= sample.lag < 5.0
+
+
+def test_worker_without_a_row_and_row_without_a_worker_are_no_samples(board: Scoreboard) -> None:
+    claim(board)
+    board.claim()  # for a worker that has not been forked yet
+    assert Sampler(board).sample([generation(OURS + 1)], START) == {}
+
+
+def test_lag_is_that_of_the_last_tick(board: Scoreboard) -> None:
+    claim(board)[Field.LOOP_LAG_NS] = 7_000_000_000
+    assert Sampler(board).sample([generation(OURS)], START)[OURS].lag == 7.0
+
+
+def test_lag_of_a_loop_that_hangs_is_since_the_last_heartbeat(board: Scoreboard) -> None:
+    claim(board)[Field.HEARTBEAT] = max(0, time.monotonic_ns() - 60_000_000_000)
+    assert Sampler(board).sample([generation(OURS)], START)[OURS].lag >= 60.0 - LATE_HEARTBEAT
+
+
+def test_worker_of_another_class_has_no_lag(board: Scoreboard) -> None:
+    claim(board)[Field.HEARTBEAT] = 0
+    sample = Sampler(board).sample([generation(OURS, reports_state=False)], START)[OURS]
+    assert sample.lag == 0.0
+
+
+def test_memory_is_looked_at_only_now_and_then(board: Scoreboard) -> None:
+    claim(board)
+    sampler = Sampler(board)
+    limited = [generation(OURS, max_worker_memory=MIB)]
+    first = sampler.sample(limited, START)[OURS].memory
+    assert first is not None
+    assert first > MIB
+    assert sampler.sample(limited, START + MEMORY_PERIOD - 0.1)[OURS].memory is None
+    assert sampler.sample(limited, START + MEMORY_PERIOD)[OURS].memory is not None
+
+
+# -- usage
+
+
+def burn(seconds: float) -> None:
+    """Use the processor."""
+    end = time.process_time() + seconds
+    until(lambda: sum(range(10_000)) and time.process_time() >= end, what="processor time")
+
+
+def test_usage_is_the_share_since_a_mark(board: Scoreboard) -> None:
+    row = claim(board)
+    sampler = Sampler(board)
+    generations = [generation(OURS)]
+    sampler.sample(generations, START)
+    burn(0.1)
+    row[Field.LOOP_BUSY_NS] = 500_000_000
+    usage = sampler.usage([OURS], sampler.rows(), START + 2.0, {OURS: 5.0})[OURS]
+    assert usage.busy == 0.25
+    assert usage.cpu_percent is not None
+    assert 2.0 <= usage.cpu_percent <= 100.0
+    assert usage.memory_kind in ("pss", "rss")
+    assert usage.last_dump == 5.0
+
+
+def test_usage_is_known_right_after_a_new_mark(board: Scoreboard) -> None:
+    claim(board)
+    sampler = Sampler(board)
+    sampler.sample([generation(OURS)], START)
+    sampler.sample([generation(OURS)], START + USAGE_PERIOD)
+    usage = sampler.usage([OURS], sampler.rows(), START + USAGE_PERIOD, {})[OURS]
+    assert usage.cpu_percent is not None
+    assert usage.busy == 0.0
+
+
+def test_usage_without_or_too_soon_after_the_first_mark_is_not_known(board: Scoreboard) -> None:
+    claim(board)
+    sampler = Sampler(board)
+    for moment in (START, START + LATE_HEARTBEAT):
+        usage = sampler.usage([OURS], sampler.rows(), moment, {})[OURS]
+        assert (usage.cpu_percent, usage.busy, usage.last_dump) == (None, None, None)
+        assert usage.memory_bytes
+        sampler.sample([generation(OURS)], START)
+
+
+def test_usage_of_a_worker_whose_row_is_gone_is_not_known(board: Scoreboard) -> None:
+    row = claim(board)
+    sampler = Sampler(board)
+    sampler.sample([generation(OURS)], START)
+    row.release()
+    assert sampler.usage([OURS], {}, START + 2.0, {})[OURS].cpu_percent is None
+
+
+def test_share_is_between_none_and_all(board: Scoreboard) -> None:
+    row = claim(board)
+    row[Field.LOOP_BUSY_NS] = 1_000_000_000
+    sampler = Sampler(board)
+    sampler.sample([generation(OURS)], START)
+    for busy, share in ((0, 0.0), (1 << 40, 1.0)):  # another worker has the row, and a clock that has jumped
+        row[Field.LOOP_BUSY_NS] = busy
+        assert sampler.usage([OURS], sampler.rows(), START + 2.0, {})[OURS].busy == share
+
+
+def test_worker_that_has_just_gone_uses_nothing(board: Scoreboard, gone: int) -> None:
+    claim(board, gone)
+    sampler = Sampler(board)
+    sampler.sample([generation(gone)], START)
+    usage = sampler.usage([gone], sampler.rows(), START + 2.0, {})[gone]
+    assert (usage.cpu_percent, usage.memory_bytes, usage.memory_kind) == (0.0, None, None)
+
+
+# -- memory
+
+
+def test_memory_is_pss_where_it_may_be_read() -> None:
+    memory, kind = read_memory(OURS)
+    assert memory is not None
+    if kind == "pss":  # a kernel may be built without it
+        assert MIB < memory <= psutil.Process().memory_info().rss + 16 * MIB
+
+
+@pytest.mark.parametrize("rollup", [None, "no such line\n"])
+def test_memory_is_rss_where_pss_may_not_be_read(
+    rollup: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def make_path(_path: str) -> Path:
+        if rollup is not None:
+            (tmp_path / "rollup").write_text(rollup)
+        return tmp_path / "rollup"
+
+    monkeypatch.setattr(measure, "Path", make_path)
+    memory, kind = read_memory(OURS)
+    assert kind == "rss"
+    assert memory is not None
+    assert memory > MIB
+
+
+def test_process_that_is_gone_has_no_memory(gone: int) -> None:
+    assert read_memory(gone) == (None, None)

@@ -1,0 +1,421 @@
+"""Another supervisor in the place of this one. The integration tests have the real execve."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from outrider_supervisor import control_commands as commands
+from outrider_supervisor import upgrade
+from outrider_supervisor.actions import Level
+from outrider_supervisor.journal import Journal
+from outrider_supervisor.messages import SetTarget, Stop, WorkerReady
+from outrider_supervisor.operations import Operation, Outcome
+from outrider_supervisor.supervisor import HANDLED_SIGNALS
+from outrider_supervisor.upgrade import CHECK_TIMEOUT, STATE_VERSION
+from outrider_testing.fake_masters import SupervisorScene
+from outrider_testing.fakes import ManualLoop
+from outrider_testing.processes import is_running, read_process
+from outrider_testing.waiting import until
+
+GOES_ON = "the new supervisor does not start, the old one goes on: "
+
+
+class Exec:
+    """What os.execve was called with; it fails, as nothing else can be done in a test."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[Any, ...]] = []
+        self.state: dict[str, Any] = {}
+        self.inheritable: set[int] = set()
+        self.blocked: set[int] = set()
+
+    def __call__(self, *call: Any) -> None:
+        self.calls.append(call)
+        descriptor = call[1][-1]
+        self.state = upgrade.read(f"/proc/self/fd/{descriptor}")
+        self.inheritable = inheritable()
+        self.blocked = set(signal.pthread_sigmask(signal.SIG_BLOCK, ()))
+        raise PermissionError(13, "Permission denied", call[0])
+
+
+def inheritable() -> set[int]:
+    found = set()
+    for entry in Path("/proc/self/fd").iterdir():
+        try:
+            if os.get_inheritable(int(entry.name)):
+                found.add(int(entry.name))
+        except OSError:  # that of the listing
+            continue
+    return found
+
+
+def blocked() -> set[int]:
+    return set(signal.pthread_sigmask(signal.SIG_BLOCK, ())) & set(HANDLED_SIGNALS)
+
+
+def descriptors_of(state: dict[str, Any]) -> list[int]:
+    return [
+        state["scoreboard"],
+        *state["reports"],
+        *(each["channel"] for each in state["masters"]),
+        state["control"]["descriptor"],
+        *(each["descriptor"] for each in state["listeners"]["open"]),
+    ]
+
+
+@pytest.fixture
+def scene(loop: ManualLoop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SupervisorScene]:
+    """A supervisor that serves with one worker, and whose successor says in its check that it can take over."""
+    scene = SupervisorScene(loop, tmp_path, monkeypatch)
+    supervisor = scene.supervisor
+    supervisor.seam.upgrade = lambda: upgrade.replace(supervisor)
+    scene.start()
+    python(tmp_path, monkeypatch, "exit 0")
+    yield scene
+    scene.close()
+    assert not blocked()
+
+
+def python(directory: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
+    """What the check does."""
+    program = directory / "python"
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o700)
+    monkeypatch.setattr(sys, "executable", str(program))
+
+
+def begin(scene: SupervisorScene) -> Operation:
+    return scene.supervisor.submit(commands.Upgrade())
+
+
+def check_goes_on(scene: SupervisorScene) -> None:
+    """The old supervisor serves, and takes commands."""
+    status = scene.get_status()
+    assert (status["state"], status["operation"]) == ("serving", None)
+    assert not blocked()
+    scale = scene.supervisor.submit(commands.Scale(2))
+    scene.loop.run_ready()
+    assert SetTarget(2) in scene.masters[1].told()
+    pid = scene.spawn(1)
+    scene.masters[1].say(WorkerReady(pid))
+    assert scene.outcome(scale).ok
+
+
+def failure(scene: SupervisorScene) -> str:
+    outcome = scene.outcome(begin(scene))
+    assert (outcome.ok, outcome.code) == (False, "failed")
+    check_goes_on(scene)
+    return outcome.message.removeprefix(GOES_ON)
+
+
+# -- it cannot take over
+
+
+def test_check_that_fails_is_told_in_its_words(
+    scene: SupervisorScene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    python(tmp_path, monkeypatch, f"echo $@ >{tmp_path}/argv; echo 'ImportError: no' >&2; exit 1")
+    assert failure(scene) == "ImportError: no"
+    argv = (tmp_path / "argv").read_text()
+    assert argv.startswith(f"-P -m outrider_supervisor.main --check /proc/{os.getpid()}/fd/")
+
+
+def test_check_that_fails_in_silence_is_told(
+    scene: SupervisorScene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    python(tmp_path, monkeypatch, "exit 7")
+    assert failure(scene) == "status 7"
+
+
+def test_warning_of_a_check_that_succeeds_is_no_failure(
+    scene: SupervisorScene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    python(tmp_path, monkeypatch, "echo DeprecationWarning >&2")
+    monkeypatch.setattr(os, "execve", Exec())
+    assert scene.outcome(begin(scene)).ok
+
+
+def test_check_that_hangs_is_killed(scene: SupervisorScene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    python(tmp_path, monkeypatch, "exec sleep 60")
+    operation = begin(scene)
+    known = set(scene.supervisor.seam.children._known)
+    (pid,) = scene.until(lambda: set(scene.supervisor.seam.children._known) - known, "the check")
+    scene.loop.advance(CHECK_TIMEOUT)
+    assert scene.outcome(operation).message == f"{GOES_ON}it does not answer within 30 s"
+    scene.until(lambda: not is_running(pid), "the end of the check")
+    check_goes_on(scene)
+
+
+def test_check_that_cannot_be_started_is_told(scene: SupervisorScene, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    assert failure(scene) == "/nowhere/python: No such file or directory"
+
+
+def test_memory_file_that_cannot_be_made_is_told(scene: SupervisorScene, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_name: str) -> int:
+        raise OSError(24, "Too many open files")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "memfd_create", refuse)
+        message = scene.outcome(begin(scene)).message
+    assert message == f"{GOES_ON}[Errno 24] Too many open files"
+    assert "Traceback" in scene.logged()
+    check_goes_on(scene)
+
+
+# -- execve
+
+
+def test_exec_that_fails_leaves_the_old_supervisor_as_it_was(
+    scene: SupervisorScene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call = Exec()
+    monkeypatch.setattr(os, "execve", call)
+    before = inheritable()
+    outcome = scene.outcome(begin(scene))
+    assert outcome == Outcome(ok=True, code="done", message="the new supervisor takes over")
+    scene.until(lambda: scene.supervisor.machine.operation is None, "the end of the upgrade")
+    (program, arguments, environ), *_ = call.calls
+    assert program == sys.executable
+    assert arguments[:4] == [sys.executable, "-P", "-m", "outrider_supervisor.main"]
+    assert environ == scene.environ
+    assert call.blocked >= set(HANDLED_SIGNALS)
+    state = int(arguments[4])
+    assert call.inheritable == before | {state, *descriptors_of(call.state)}
+    assert inheritable() == before
+    assert "upgrade failed, this supervisor goes on: [Errno 13] Permission denied" in scene.logged()
+    check_goes_on(scene)
+
+
+def test_signal_that_comes_meanwhile_is_not_lost(scene: SupervisorScene, monkeypatch: pytest.MonkeyPatch) -> None:
+    def exec_and_fail(*_call: Any) -> None:
+        os.kill(os.getpid(), signal.SIGHUP)
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "execve", exec_and_fail)
+    scene.supervisor.listen_to_signals()
+    begin(scene)
+    scene.serve(2)
+    assert scene.supervisor.machine.fleet.last_number == 2
+
+
+def test_master_that_has_just_been_reaped_is_not_handed_over(
+    scene: SupervisorScene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    supervisor, master = scene.supervisor, scene.masters[1].master
+    scene.loop.remove_reader(master.process.pidfd)
+    os.kill(master.process.pid, signal.SIGKILL)
+    os.waitid(os.P_PID, master.process.pid, os.WEXITED | os.WNOWAIT)
+    master.process.look()
+    assert 1 in supervisor.seam.masters
+    state = upgrade.save(supervisor)
+    assert state["masters"] == []
+    kept: set[int] = set()
+
+    def refuse(*_call: Any) -> None:
+        kept.update(inheritable())
+        raise PermissionError
+
+    monkeypatch.setattr(os, "execve", refuse)
+    with pytest.raises(PermissionError):
+        upgrade._become_new(supervisor, state["scoreboard"])
+    assert state["scoreboard"] in kept
+    assert master.channel.fileno() not in kept
+
+
+# -- a stop comes in between
+
+
+@pytest.mark.parametrize("fast", [False, True])
+def test_stop_during_the_check_is_not_forgotten_by_a_new_supervisor(
+    scene: SupervisorScene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fast: bool
+) -> None:
+    python(tmp_path, monkeypatch, f"while ! [ -e {tmp_path}/go ]; do sleep 0.02; done")
+    call = Exec()
+    monkeypatch.setattr(os, "execve", call)
+    operation = begin(scene)
+    scene.loop.run_ready()
+    scene.supervisor.submit(commands.StopService(fast))
+    assert scene.outcome(operation).code == "stopping"
+    (tmp_path / "go").touch()
+    task = scene.supervisor.seam._upgrading
+    assert task is not None
+    scene.until(task.done, "the end of the upgrade")
+    assert call.calls == []
+    assert Stop(fast) in scene.masters[1].told()
+    assert scene.get_status()["state"] == "stopping"
+
+
+def test_stop_while_the_last_answers_are_given_is_not_forgotten(
+    scene: SupervisorScene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call = Exec()
+    monkeypatch.setattr(os, "execve", call)
+    supervisor = scene.supervisor
+    suspend = supervisor.control_server.suspend
+
+    async def suspend_and_stop() -> None:
+        await suspend()
+        supervisor.submit(commands.StopService(fast=False))
+
+    monkeypatch.setattr(supervisor.control_server, "suspend", suspend_and_stop)
+    operation = begin(scene)
+    assert scene.outcome(operation).ok  # it was about to happen
+    scene.until(lambda: supervisor.machine.is_stopping, "the stop")
+    monkeypatch.setattr(supervisor.control_server, "suspend", suspend)
+    assert call.calls == []
+    assert scene.get_status()["state"] == "stopping"
+    assert not blocked()
+
+
+def test_control_socket_is_not_opened_again_when_all_is_over(
+    scene: SupervisorScene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    supervisor = scene.supervisor
+    suspend = supervisor.control_server.suspend
+
+    async def suspend_and_end() -> None:
+        await suspend()
+        supervisor.machine.is_stopping = True
+        supervisor.seam.ended.set_result(0)
+
+    started: list[bool] = []
+
+    async def note_start() -> None:
+        started.append(True)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(supervisor.control_server, "suspend", suspend_and_end)
+        patch.setattr(supervisor.control_server, "start", note_start)
+        scene.finish(upgrade.replace(supervisor))
+    assert started == []
+
+
+def test_close_ends_the_check(scene: SupervisorScene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    python(tmp_path, monkeypatch, "exec sleep 60")
+    known = set(scene.supervisor.seam.children._known)
+    begin(scene)
+    (pid,) = scene.until(lambda: set(scene.supervisor.seam.children._known) - known, "the check")
+    scene.close_supervisor()
+    until(lambda: not is_running(pid), what="the end of the check")
+    if read_process(pid) is not None:
+        os.waitpid(pid, 0)
+
+
+# -- on the other side
+
+
+@pytest.fixture
+def pidfile(tmp_path: Path) -> Path:
+    return tmp_path / "pid"
+
+
+@pytest.fixture
+def moving(
+    loop: ManualLoop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pidfile: Path
+) -> Iterator[SupervisorScene]:
+    """A supervisor that is about to be replaced."""
+    scene = SupervisorScene(loop, tmp_path, monkeypatch, pidfile=str(pidfile))
+    scene.start()
+    yield scene
+    scene.close()
+
+
+def take_over(scene: SupervisorScene, *, without_master: bool = False) -> None:
+    """Have another supervisor go on in this process, with copies of the descriptors, as after an execve."""
+    old = scene.supervisor
+    state: dict[str, Any] = json.loads(json.dumps(upgrade.save(old)))
+    if without_master:
+        state["masters"] = []
+    state["scoreboard"] = os.dup(state["scoreboard"])
+    state["reports"] = [os.dup(each) for each in state["reports"]]
+    for each in (*state["listeners"]["open"], state["control"]):
+        each["descriptor"] = os.dup(each["descriptor"])
+    for each in state["masters"]:
+        each["channel"] = os.dup(each["channel"])
+    # What the execve ends:
+    assert old._timer is not None
+    old._timer.cancel()
+    scene.finish(old.control_server.suspend())
+    assert old.control_server._socket is not None
+    old.control_server._socket.close()
+    old.seam.listeners.close_all(unlink=False)
+    old.seam.pidfile.path = None
+    scene.finish(old.seam.close())
+    scene.journal.close()
+    scene.journal = Journal()
+
+    scene.supervisor = scene.make_supervisor()
+    scene.finish(upgrade.resume(scene.supervisor, state))
+    assert not inheritable() & set(descriptors_of(state))
+
+
+def test_successor_goes_on_with_everything(moving: SupervisorScene, pidfile: Path) -> None:
+    scene = moving
+    (pid,) = scene.pids
+    scene.journal.write(Level.INFO, "before")
+    addresses = scene.supervisor.status()["addresses"]
+    since = scene.supervisor.since
+    take_over(scene)
+
+    supervisor = scene.supervisor
+    status = scene.get_status()
+    assert (status["name"], status["state"], status["addresses"]) == ("shop", "serving", addresses)
+    assert [each["pid"] for each in status["generations"][0]["workers"]] == [pid]
+    assert (supervisor.since, supervisor.upgrades) == (since, 1)
+    assert "before" in [each["text"] for each in status["events"]]
+    assert "supervisor of shop replaced in place" in scene.logged()
+    assert pidfile.exists()
+    # Its ears and hands:
+    scene.report(pid, "oh", "dump")
+    scene.until(lambda: pid in supervisor._dumped_at, "a report")
+    check_goes_on(scene)
+    os.kill(pid, signal.SIGKILL)
+    scene.until(lambda: read_process(pid) is None, "the worker's end")
+    os.kill(scene.masters[1].pid, signal.SIGKILL)
+    scene.until(lambda: "the master of generation 1 was killed by SIGKILL" in scene.logged(), "the master's end")
+    scene.close_supervisor()
+    assert not pidfile.exists()
+
+
+def test_successor_learns_of_a_master_that_went_meanwhile(moving: SupervisorScene) -> None:
+    take_over(moving, without_master=True)
+    assert "the master of generation 1 is gone" in moving.logged()
+
+
+def test_successor_watches_workers_without_a_master(moving: SupervisorScene) -> None:
+    scene = moving
+    (pid,) = scene.pids
+    scene.is_starting_refused = True
+    os.kill(scene.masters[1].pid, signal.SIGKILL)
+    machine = scene.supervisor.machine
+    scene.until(lambda: machine.current is not None and not machine.current.has_master, "the master's end")
+    take_over(scene)
+    os.kill(pid, signal.SIGKILL)
+    scene.until(lambda: scene.supervisor.machine.fleet.capacity == 0, "the worker's end")
+
+
+# -- the state
+
+
+def test_state_of_another_version_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "state"
+    path.write_text(json.dumps({"version": STATE_VERSION + 1}))
+    with pytest.raises(ValueError, match="the state has version 2, this supervisor knows 1"):
+        upgrade.read(str(path))
+
+
+def test_shorter_state_replaces_a_longer_one() -> None:
+    descriptor = os.memfd_create("state")
+    for state in ({"version": STATE_VERSION, "text": "x" * 1000}, {"version": STATE_VERSION}):
+        upgrade._write(descriptor, state)
+        assert upgrade.read(f"/proc/self/fd/{descriptor}") == state
+    os.close(descriptor)
