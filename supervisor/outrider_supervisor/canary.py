@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from outrider_supervisor.counting import count
 from outrider_supervisor.events import Sample
 
 PATIENCE = 3
@@ -77,7 +78,7 @@ class Canary:
         if age < self._seconds or (self._new.requests < self._enough and age < PATIENCE * self._seconds):
             return None
         return Passed(
-            f"{_count(self._new.requests, 'request')}, {_count(self._new.errors, 'error')}, "
+            f"{count(self._new.requests, 'request')}, {count(self._new.errors, 'error')}, "
             f"lag {self._new.lag * 1000:.0f} ms"
         )
 
@@ -91,7 +92,3 @@ class Canary:
         if new.lag > max(MOST_LAG, MORE_LAG * old.lag):
             return f"its event loop was blocked for {new.lag:.1f} s, the old generation's for at most {old.lag:.1f} s"
         return ""
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"

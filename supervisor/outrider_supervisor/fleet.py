@@ -5,13 +5,17 @@ from __future__ import annotations
 from outrider_supervisor import actions
 from outrider_supervisor.actions import Action, Code, Finish, Level, Progress, Tell
 from outrider_supervisor.generation import Generation, GenerationState, WorkerState
-from outrider_supervisor.messages import SetTarget, Stop
+from outrider_supervisor.messages import ALIVE_PERIOD, SetTarget, Stop
 from outrider_supervisor.service import Service
 
 KILL_AFTER = 5.0
 """Seconds beyond `graceful_timeout` after which what is left of a generation is killed by the supervisor itself."""
 FAST_STOP = 4.0
 """Seconds for a fast stop, likewise."""
+BOOT_STOP = 1.0
+"""Seconds for a master that is not up yet: it has no workers, and reads no messages while it imports."""
+MASTER_SILENCE = 60.0
+"""Seconds without a word after which a master is taken to hang."""
 
 
 class Outbox:
@@ -49,6 +53,7 @@ class Fleet:
         self.last_number = 0
         self._outbox = outbox
         self._told: dict[int, int] = {}
+        self._looked_at = 0.0
 
     @property
     def capacity(self) -> int:
@@ -89,7 +94,11 @@ class Fleet:
         is_first = generation.state is not GenerationState.RETIRING
         generation.state = GenerationState.RETIRING
         generation.target = 0
-        kill_at = now + (FAST_STOP if fast else generation.service.graceful_timeout + KILL_AFTER)
+        if not generation.is_booted:
+            patience = BOOT_STOP
+        else:
+            patience = FAST_STOP if fast else generation.service.graceful_timeout + KILL_AFTER
+        kill_at = now + patience
         generation.kill_at = min(kill_at, generation.kill_at or kill_at)
         if not generation.has_master:
             self.retire_orphans(generation, 0, now)
@@ -118,6 +127,22 @@ class Fleet:
                 generation.kill_at = now + KILL_AFTER
                 self._outbox.log(Level.WARNING, f"generation {generation.number}: killing what did not end in time")
                 self._outbox.act(actions.Kill(generation.number, tuple(generation.workers)))
+
+    def kill_silent_masters(self, now: float) -> None:
+        """Kill masters that hang, or are stopped: their workers serve on, and another generation takes over."""
+        if now - self._looked_at > ALIVE_PERIOD:  # it was this process that stood still
+            for generation in self.generations.values():
+                generation.heard_at = max(generation.heard_at, now)
+        self._looked_at = now
+        for generation in self.generations.values():
+            silent = now - generation.heard_at
+            if generation.has_master and silent > MASTER_SILENCE:
+                generation.heard_at = now
+                self._outbox.log(
+                    Level.ERROR,
+                    f"the master of generation {generation.number} has been silent for {silent:.0f} s: killing it",
+                )
+                self._outbox.act(actions.Kill(generation.number, ()))
 
     def lose_master(self, generation: Generation) -> None:
         """Its master is gone; of its workers those remain of which the kernel has not said so, too."""

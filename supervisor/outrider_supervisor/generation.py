@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -52,6 +53,8 @@ class Generation:
     has_master: bool = True
     is_booted: bool = False
     kill_at: float | None = None
+    heard_at: float = math.inf
+    """When its master last said something; before it is up, nothing is expected."""
     workers: dict[int, Worker] = field(default_factory=dict)
 
     @property

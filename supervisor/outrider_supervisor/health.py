@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 
 from outrider_supervisor.actions import Level
+from outrider_supervisor.counting import count
 from outrider_supervisor.fleet import Outbox
 from outrider_supervisor.generation import Generation
 
@@ -32,7 +33,7 @@ class Health:
         """Look at the generation that serves, while nothing is changed on purpose."""
         while self._crashes and now - self._crashes[0] > INTENSITY_WINDOW:
             self._crashes.popleft()
-        reasons = [f"{current.ready} of {target} workers serve"]
+        reasons = [f"{current.ready} of {count(target, 'worker')} serve"]
         if len(self._crashes) > current.service.restart_intensity:
             reasons.append(f"{len(self._crashes)} crashes within {INTENSITY_WINDOW:g} s")
         if not current.has_master:

@@ -58,7 +58,11 @@ class Journal:
     def write(self, level: Level, text: str) -> None:
         """Log one decision, and keep it for `status`."""
         self.logger.log(_LEVELS[level], text)
-        self.events.append({"at": round(time.time(), 3), "level": level.value, "text": text})
+        self.remember(level, text)
+
+    def remember(self, level: Level, text: str) -> None:
+        """Keep for `status` what is in the log already."""
+        self.events.append({"at": round(time.time(), 3), "level": level.value, "text": text[:LONGEST_REPORT]})
 
     def to_state(self) -> dict[str, Any]:
         """What `take_state` needs in the supervisor that replaces this one."""

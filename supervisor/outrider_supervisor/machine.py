@@ -10,12 +10,14 @@ from functools import singledispatchmethod
 
 from outrider_supervisor import actions, events
 from outrider_supervisor.actions import Action, Code, Level, Readiness
+from outrider_supervisor.counting import count
 from outrider_supervisor.events import Event
 from outrider_supervisor.fleet import KILL_AFTER, Fleet, Outbox
 from outrider_supervisor.generation import Generation, GenerationState, Worker, WorkerState
 from outrider_supervisor.health import Health
 from outrider_supervisor.intents import Intent, Recycle, Reload, Scale, Upgrade
 from outrider_supervisor.messages import (
+    Alive,
     BackingOff,
     MasterBooted,
     MasterFailed,
@@ -49,7 +51,7 @@ class Machine:
         self.health = Health(self.outbox)
         self.replacements = Replacements(self.outbox, self.fleet)
         self._now = 0.0
-        self._waiting: list[Intent] = []
+        self.waiting: list[Intent] = []
         self._stops: list[int] = []
         self._recovery_pause = FIRST_BACKOFF
         self._recover_at = 0.0
@@ -100,7 +102,7 @@ class Machine:
             self.outbox.finish(event.operation, Code.REFUSED, "the service has not been started yet")
             return
         if event.relative:
-            waiting = [each.workers for each in self._waiting if isinstance(each, Scale)]
+            waiting = [each.workers for each in self.waiting if isinstance(each, Scale)]
             wanted = max(1, wanted + (waiting[0] if waiting else self.target))
         if wanted < 1:
             refusal = "at least one worker is needed; `outrider stop` ends the service"
@@ -169,8 +171,9 @@ class Machine:
             self.rollout.observe(event.samples, self.target, self._now)
         self._fail_overdue_start()
         self.fleet.kill_overdue(self._now)
+        self.fleet.kill_silent_masters(self._now)
         if isinstance(self.operation, Scale | Recycle) and self._now > self.operation.deadline:
-            serving = f"{self.fleet.capacity} of {self.target} workers serve"
+            serving = f"{self.fleet.capacity} of {count(self.target, 'worker')} serve"
             missing = f"{len(self.replacements.pids)} workers have not been replaced"
             what = serving if isinstance(self.operation, Scale) else missing
             self._end_operation(Code.FAILED, f"{what}; it is tried further")
@@ -189,7 +192,9 @@ class Machine:
         if generation.state is GenerationState.RETIRING:
             self.fleet.retire_orphans(generation, 0, self._now)
         elif generation is self.current:
-            self.outbox.log(Level.ERROR, f"{how}; its {generation.ready} workers serve on until there is another")
+            self.outbox.log(
+                Level.ERROR, f"{how}; its {count(generation.ready, 'worker')} serve on until there is another"
+            )
             self.replacements.pids.clear()
             if isinstance(self.operation, Scale | Recycle):
                 self._end_operation(Code.FAILED, how)
@@ -210,6 +215,7 @@ class Machine:
     def _(self, event: events.FromGeneration) -> None:
         generation = self.fleet.generations.get(event.number)
         if generation is not None:
+            generation.heard_at = self._now
             self._hear(event.message, generation)
 
     @singledispatchmethod
@@ -219,6 +225,10 @@ class Machine:
     @_hear.register
     def _(self, _message: MasterBooted, generation: Generation) -> None:
         generation.is_booted = True
+
+    @_hear.register
+    def _(self, _message: Alive, _generation: Generation) -> None:
+        """That it said something is all there is to it."""
 
     @_hear.register
     def _(self, message: MasterFailed, generation: Generation) -> None:
@@ -272,6 +282,8 @@ class Machine:
         self.outbox.log(Level.WARNING, what)
         if message.was_ready:
             self.health.note_crash(self._now)
+        elif self.rollout is not None and self.rollout.is_rolling_back:
+            self.rollout.old_is_broken = True
         elif isinstance(self.operation, Scale | Recycle):
             self._end_operation(Code.FAILED, f"{what}; it is tried further", generation.number, message.pid)
 
@@ -287,11 +299,11 @@ class Machine:
         if self.is_stopping:
             self.outbox.finish(operation.id, Code.STOPPING, "the service is stopping")
             return
-        for same in [each for each in self._waiting if type(each) is type(operation)]:
+        for same in [each for each in self.waiting if type(each) is type(operation)]:
             if not isinstance(same, Recycle):
-                self._waiting.remove(same)
+                self.waiting.remove(same)
                 self.outbox.finish(same.id, Code.SUPERSEDED, "a newer request of the same kind took its place")
-        self._waiting.append(operation)
+        self.waiting.append(operation)
         if operation.id and (self.operation is not None or self.current is None):
             over = "service has started" if self.current is None else "operation under way is over"
             self.outbox.act(actions.Progress(operation.id, f"waits until the {over}"))
@@ -320,11 +332,11 @@ class Machine:
             self.outbox.finish(operation.id, code, message, generation, blamed)
 
     def _give_up_operations(self) -> None:
-        for operation in (self.operation, *self._waiting):
+        for operation in (self.operation, *self.waiting):
             if operation is not None:
                 self.outbox.finish(operation.id, Code.STOPPING, "the service was told to stop")
         self.operation = self.rollout = None
-        self._waiting = []
+        self.waiting = []
 
     # -- after each event: what has become possible
 
@@ -356,7 +368,9 @@ class Machine:
             waits = self.operation.id if self.operation is not None else 0
             self.outbox.log(Level.INFO, f"generation {rollout.new.number}: {note}", waits)
         rollout.notes.clear()
-        if is_complete and rollout.is_rolling_back:
+        if is_complete and rollout.is_better_than_nothing and rollout.failure:
+            self._commit(rollout, rollout.failure)
+        elif is_complete and rollout.is_rolling_back:
             self._end_rollback(rollout)
         elif is_complete:
             self._commit(rollout)
@@ -364,7 +378,7 @@ class Machine:
     def _advance_operation(self, current: Generation) -> None:
         operation = self.operation
         if isinstance(operation, Scale) and current.ready == current.kept == self.target:
-            self._end_operation(Code.DONE, f"{self.target} workers serve")
+            self._end_operation(Code.DONE, f"{count(self.target, 'worker')} serve")
         elif isinstance(operation, Recycle) and self.replacements.advance(operation, current, self._now):
             self._end_operation(Code.DONE, f"{operation.count} of {current.ready} workers replaced")
 
@@ -373,10 +387,10 @@ class Machine:
             self._begin(Reload(0, canary=False, is_recovery=True), current)
         while self.operation is None:
             # Without a master there is nobody to scale or to recycle.
-            able = [each for each in self._waiting if current.has_master or isinstance(each, Reload)]
+            able = [each for each in self.waiting if current.has_master or isinstance(each, Reload)]
             if not able:
                 return
-            self._waiting.remove(able[0])
+            self.waiting.remove(able[0])
             self._begin(able[0], current)
 
     # -- generations come and go
@@ -384,7 +398,7 @@ class Machine:
     def _commit_first(self, generation: Generation) -> None:
         self._make_current(generation)
         self.outbox.log(
-            Level.INFO, f"generation {generation.number}: {generation.ready} of {self.target} workers ready"
+            Level.INFO, f"generation {generation.number}: {generation.ready} of {count(self.target, 'worker')} ready"
         )
 
     def _make_current(self, generation: Generation) -> None:
@@ -392,19 +406,26 @@ class Machine:
         self.current = generation
         self.outbox.act(actions.Notify(Readiness.READY))
 
-    def _commit(self, rollout: Rollout) -> None:
+    def _commit(self, rollout: Rollout, failure: str = "") -> None:
+        """The new generation takes over, after a `failure` for want of another one."""
         new, old = rollout.new, rollout.old
         self.rollout = None
         self._recovery_pause = FIRST_BACKOFF
         self.health.forget_crashes()
         self.replacements.pids.clear()
-        text = f"generation {new.number} is current: {new.ready} workers serve"
+        new.target = self.target
+        text = f"generation {new.number} is current: {new.ready} of {count(self.target, 'worker')} serve"
         self.outbox.log(Level.INFO, text)
         # Before its workers go: they take what is queued at a listener that is not kept.
         self.outbox.act(actions.KeepListeners(new.service))
         self.fleet.stop(old, self._now, fast=False)
         self._make_current(new)
-        self._end_operation(Code.DONE, text, new.number)
+        if failure:
+            self._end_operation(
+                Code.FAILED, f"{failure}; it could not be undone, and {text}", new.number, rollout.blamed
+            )
+        else:
+            self._end_operation(Code.DONE, text, new.number)
 
     def _end_rollback(self, rollout: Rollout) -> None:
         new, old = rollout.new, rollout.old
@@ -412,7 +433,7 @@ class Machine:
         self.target = old.target = rollout.old_target
         self.outbox.act(actions.KeepListeners(old.service))
         self.fleet.stop(new, self._now, fast=False)
-        serving = f"generation {old.number} serves with {old.ready} of {self.target} workers"
+        serving = f"generation {old.number} serves with {old.ready} of {count(self.target, 'worker')}"
         self.outbox.log(Level.ERROR, f"generation {new.number} was rolled back: {rollout.failure}; {serving}")
         self._end_operation(Code.FAILED, f"rolled back: {rollout.failure}; {serving}", new.number, rollout.blamed)
         self.outbox.act(actions.Notify(Readiness.READY))
@@ -439,7 +460,7 @@ class Machine:
         if rollout is not None and generation is rollout.new:
             if rollout.is_better_than_nothing:
                 self.outbox.log(Level.ERROR, f"generation {generation.number}: {reason}; there is none to go back to")
-                self._commit(rollout)
+                self._commit(rollout, reason)
                 return
             if not rollout.is_rolling_back:
                 waits = self.operation.id if self.operation is not None else 0

@@ -1,7 +1,7 @@
 """The machine as plain data and back: what a new supervisor takes over from the one it replaces.
 
-Taken over are the generations with their workers and the target. Operations that wait are not: whoever waits for them
-finds the connection closed, and asks again.
+Taken over are the generations with their workers, the target, and what signals have asked for meanwhile. Operations
+that a client waits for are not: it finds its connection closed, and asks again.
 """
 
 from __future__ import annotations
@@ -10,8 +10,11 @@ import dataclasses
 from typing import Any
 
 from outrider_supervisor.generation import Generation, GenerationState, Worker, WorkerState
+from outrider_supervisor.intents import Intent, Recycle, Reload, Scale, Upgrade
 from outrider_supervisor.machine import Machine
 from outrider_supervisor.service import Service
+
+_INTENTS: dict[str, type[Intent]] = {"reload": Reload, "scale": Scale, "recycle": Recycle, "upgrade": Upgrade}
 
 
 def save_machine(machine: Machine) -> dict[str, Any]:
@@ -22,6 +25,7 @@ def save_machine(machine: Machine) -> dict[str, Any]:
         "last_number": machine.fleet.last_number,
         "target": machine.target,
         "scaled_to": machine.scaled_to,
+        "waiting": [_save_intent(each) for each in machine.waiting if not each.id],
         "replacing": sorted(machine.replacements.pids),
     }
 
@@ -41,7 +45,20 @@ def load_machine(saved: dict[str, Any]) -> Machine:
     machine.target = saved["target"]
     machine.scaled_to = saved["scaled_to"]
     machine.replacements.pids = set(saved["replacing"])
+    machine.waiting = [_INTENTS[each.pop("kind")](**each) for each in saved["waiting"]]
     return machine
+
+
+def _save_intent(intent: Intent) -> dict[str, Any]:
+    match intent:
+        case Reload(number, canary):
+            return {"kind": "reload", "id": number, "canary": canary}
+        case Scale(number, workers):
+            return {"kind": "scale", "id": number, "workers": workers}
+        case Recycle(number, pid):
+            return {"kind": "recycle", "id": number, "pid": pid}
+        case Upgrade(number):
+            return {"kind": "upgrade", "id": number}
 
 
 def _save_generation(generation: Generation) -> dict[str, Any]:

@@ -10,6 +10,7 @@ gunicorn's control socket are the supervisor's. When the supervisor dies the mas
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import functools
 import logging
 import os
@@ -33,6 +34,8 @@ from outrider.scoreboard import Scoreboard, WorkerState
 from outrider_supervisor.application import ConfigurationFailed, OutriderApplication
 from outrider_supervisor.channel import Channel, Surroundings
 from outrider_supervisor.messages import (
+    ALIVE_PERIOD,
+    Alive,
     MasterBooted,
     MasterFailed,
     ReopenLogs,
@@ -77,6 +80,7 @@ class Master(Arbiter):  # type: ignore[misc]  # gunicorn has no types
         cfg = app.cfg
         limits = Limits(cfg.boot_timeout, cfg.timeout, cfg.graceful_timeout, cfg.restart_intensity)
         self._pool = Pool(surroundings.workers, limits, random.random)
+        self._next_alive = 0.0
         self._poll = select.poll()
         self._poll.register(self._wakeup_pipe[0], select.POLLIN)
         self._poll.register(channel.fileno(), select.POLLIN)
@@ -160,7 +164,11 @@ class Master(Arbiter):  # type: ignore[misc]  # gunicorn has no types
         while not self.SIG_QUEUE.empty():
             self._handle_signal(self.SIG_QUEUE.get_nowait())
         self.reap_workers()
-        self._observe(time.monotonic())
+        now = time.monotonic()
+        self._observe(now)
+        if now >= self._next_alive:
+            self._next_alive = now + ALIVE_PERIOD
+            self._channel.send(Alive())
         if not self._channel.is_open and not self._pool.is_stopping:
             self.log.warning("The supervisor is gone: stopping gracefully")
             self._stop(fast=False)
@@ -357,6 +365,8 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     try:
         app = OutriderApplication(sys.argv[1:] if argv is None else argv)
         _adapt(app.cfg)
+        # Where an import hangs is in the log then, shortly before the supervisor gives up.
+        faulthandler.dump_traceback_later(app.cfg.boot_timeout)
         setproctitle(f"outrider: master [{app.cfg.proc_name}] g{surroundings.supervision.generation} starting")
         app.set_import_path()
         if app.cfg.spew:
@@ -367,6 +377,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         failure = describe_failure(error)
         channel.send(failure)
         ConfigurationFailed(failure.reason, failure.details).exit()
+    faulthandler.cancel_dump_traceback_later()
     die_with_parent(surroundings.supervision.pid, None)
     master.serve()
 

@@ -11,6 +11,7 @@ from typing import Any
 
 MOST_BYTES = 65536
 """Size of the largest message. The texts in them are cut to fit."""
+ALIVE_PERIOD = 5.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -50,6 +51,11 @@ class MasterFailed:
 
     reason: str
     details: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Alive:
+    """The master's loop runs. It says so every `ALIVE_PERIOD` seconds."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -106,7 +112,15 @@ class BackingOff:
 
 ToMaster = SetTarget | Replace | Stop | ReopenLogs
 FromMaster = (
-    MasterBooted | MasterFailed | WorkerSpawned | WorkerReady | WorkerRetiring | WorkerStuck | WorkerExited | BackingOff
+    MasterBooted
+    | MasterFailed
+    | Alive
+    | WorkerSpawned
+    | WorkerReady
+    | WorkerRetiring
+    | WorkerStuck
+    | WorkerExited
+    | BackingOff
 )
 
 _KINDS: dict[str, Any] = {kind.__name__: kind for kind in (*ToMaster.__args__, *FromMaster.__args__)}

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from outrider_supervisor import canary
+from outrider_supervisor.counting import count
 from outrider_supervisor.events import Sample
 from outrider_supervisor.generation import Generation, GenerationState, WorkerState
 
@@ -38,6 +39,8 @@ class Rollout:
     notes: list[str] = field(default_factory=list)
     """What to tell the caller, since it was last emptied."""
     failure: str = ""
+    old_is_broken: bool = False
+    """A worker of the old generation could not be started again: the code it would run is gone."""
     blamed: int = 0
     """The worker whose fault the failure is, or 0."""
     _canary: canary.Canary | None = None
@@ -58,8 +61,12 @@ class Rollout:
 
     @property
     def is_better_than_nothing(self) -> bool:
-        """Whether going back would lose workers that serve: an old generation without a master gets no new ones."""
-        return not self.old.has_master and self.new.ready > self.old.ready
+        """Whether going back would lose workers that serve, for the old generation gets no new ones."""
+        return not self._old_can_grow and self.new.ready > self.old.ready
+
+    @property
+    def _old_can_grow(self) -> bool:
+        return self.old.has_master and not self.old_is_broken
 
     def note_ready(self, pid: int, target: int, now: float) -> None:
         """A worker of the new generation is ready."""
@@ -76,7 +83,7 @@ class Rollout:
                 )
                 return
             new.state = GenerationState.ROLLING
-        self.notes.append(f"{new.ready} of {target} workers ready")
+        self.notes.append(f"{new.ready} of {count(target, 'worker')} ready")
 
     def observe(self, samples: Mapping[int, Sample], target: int, now: float) -> None:
         """Judge the canary, and whether the reload still moves."""
@@ -88,7 +95,7 @@ class Rollout:
             elif verdict is not None:
                 new.state = GenerationState.ROLLING
                 self.stepped_at = now
-                self.notes.append(f"canary passed ({verdict.summary}), rolling {target} workers")
+                self.notes.append(f"canary passed ({verdict.summary}), rolling {count(target, 'worker')}")
         elif self.is_overdue(now) and not self.is_rolling_back:
             what = "worker was ready" if new.is_booted else "master was up"
             self.fail(f"no {what} within boot_timeout ({new.service.boot_timeout:g} s)", now)
@@ -116,7 +123,7 @@ class Rollout:
             old.target = max(1, min(can_have, target - new.ready))
             return self._move(old, new, target, now)
         if self.is_rolling_back:
-            if not old.has_master or self.is_overdue(now):
+            if not self._old_can_grow or self.is_overdue(now):
                 return True
             new.target = max(0, min(new.target, self.old_target - old.ready))
             return self._move(new, old, self.old_target, now)

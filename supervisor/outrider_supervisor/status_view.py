@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 import time
 
+from outrider_supervisor.counting import count
 from outrider_supervisor.status import EventStatus, GenerationStatus, Status, WorkerStatus
 from outrider_supervisor.text_format import (
     format_count,
@@ -59,7 +60,7 @@ def render_status(status: Status, now: float, *, colour: bool = False) -> str:
 def _head(status: Status, now: float, colour: bool) -> list[str]:
     state = status["state"]
     shown = f"\x1b[{_COLOURS[state]}m{state}\x1b[0m" if colour and state in _COLOURS else plain(state)
-    lines = [f"{plain(status['name'])}: {shown}, {status['capacity']} of {status['target']} workers ready"]
+    lines = [f"{plain(status['name'])}: {shown}, {status['capacity']} of {count(status['target'], 'worker')} ready"]
     facts = f"outrider {status['version']}, pid {status['pid']}, up {format_duration(now - status['since'])}, "
     lines += _wrapped(facts + " ".join(status["addresses"]), "")
     operation = status["operation"]

@@ -19,11 +19,12 @@ from outrider_supervisor import events, paths
 from outrider_supervisor.actions import Action, Code, Level, Progress
 from outrider_supervisor.control import ControlServer
 from outrider_supervisor.control_app import ControlApp
+from outrider_supervisor.counting import count
 from outrider_supervisor.events import Event
 from outrider_supervisor.journal import Journal
 from outrider_supervisor.listeners import PATIENCE, Listeners
 from outrider_supervisor.machine import Machine
-from outrider_supervisor.messages import ReopenLogs, WorkerExited, WorkerSpawned
+from outrider_supervisor.messages import MasterFailed, ReopenLogs, WorkerExited, WorkerSpawned
 from outrider_supervisor.notify import Notifier
 from outrider_supervisor.operations import Operation, Outcome
 from outrider_supervisor.processes import become_subreaper
@@ -97,7 +98,9 @@ class Supervisor:
         seam.pidfile.place(service.pidfile)
         await seam.open_listeners(service, PATIENCE)
         where = ", ".join(seam.listeners.descriptions())
-        self._log(f"supervisor of {self.name} ({os.getpid()}), {service.workers} workers, listening at {where}")
+        self._log(
+            f"supervisor of {self.name} ({os.getpid()}), {count(service.workers, 'worker')}, listening at {where}"
+        )
         self.begin()
         self.enqueue(events.Started(service))
 
@@ -205,6 +208,8 @@ class Supervisor:
                 self.seam.reports.forget(pid)
                 self._end_dump(pid, "the worker has ended")
                 self._dumped_at.pop(pid, None)
+            case events.FromGeneration(number, MasterFailed(_, details)):
+                self.journal.keep_report(self.seam.master_pids.get(number, 0), details)
             case events.MasterExited(number):
                 self.seam.masters.pop(number, None)
 
@@ -235,7 +240,9 @@ class Supervisor:
         if report.report == "dump":
             self._dumped_at[report.pid] = time.time()
             operation = self._dumps.pop(report.pid, None)
-            if operation is not None:
+            if operation is None:  # nobody asked: it was aborted, and `status` shows where it hung
+                self.journal.remember(Level.ERROR, report.text)
+            else:
                 operation.finish(
                     Outcome(ok=True, code=Code.DONE.value, message=f"worker {report.pid}", details=report.text)
                 )
@@ -260,7 +267,7 @@ class Supervisor:
     def _summary(self) -> str:
         machine = self.machine
         generation = f"generation {machine.current.number}, " if machine.current is not None else ""
-        return f"{machine.state}: {generation}{machine.fleet.capacity} of {machine.target} workers"
+        return f"{machine.state}: {generation}{machine.fleet.capacity} of {count(machine.target, 'worker')}"
 
     # -- what clients ask
 
