@@ -157,3 +157,44 @@ def test_request_on_a_draining_connection_is_a_change_when_it_ends(loop: ManualL
     client.runtime.on_change = lambda: changes.append(len(client.runtime.streams))
     client.call.respond()
     assert changes[0] == 0
+
+
+# -- connections that freer workers should have
+
+
+def test_response_is_the_last_where_connections_are_to_be_shed(loop: ManualLoop) -> None:
+    client = Client.of(loop, constant())
+    client.runtime.shed = 1
+    client.feed(GET)
+    assert client.answer().closes
+    assert client.is_closed()
+    assert client.runtime.shed == 0
+
+
+def test_no_more_connections_are_shed_than_shall(loop: ManualLoop) -> None:
+    client = Client.of(loop, constant())
+    client.feed(GET)
+    client.runtime.shed = 0
+    client.feed(GET)
+    assert [answer.closes for answer in client.answers()] == [False, False]
+
+
+def test_connection_with_requests_in_its_queue_is_not_shed(loop: ManualLoop) -> None:
+    client = Client.of(loop)
+    client.feed(GET + GET)
+    client.runtime.shed = 1
+    client.call.respond()
+    assert not client.answer().closes
+    client.calls[1].respond()
+    assert client.runtime.shed == 0
+    assert client.is_closed()
+
+
+def test_connection_whose_request_still_comes_is_not_shed(loop: ManualLoop) -> None:
+    client = Client.of(loop)
+    client.feed(POST + b"he")
+    client.runtime.shed = 1
+    client.call.respond()
+    client.feed(b"llo")
+    assert client.runtime.shed == 1
+    assert not client.is_closed()

@@ -14,10 +14,9 @@ from typing import Any
 import pytest
 
 from outrider import listener as module
+from outrider.balance import LEAD, LEAD_PART
 from outrider.forwarded import TrustedPeers
 from outrider.listener import (
-    LEAD,
-    LEAD_PART,
     MOST_AT_ONCE,
     OUT_OF_DESCRIPTORS_PAUSE,
     OUT_OF_DESCRIPTORS_WARNING_PERIOD,

@@ -54,7 +54,8 @@ class Stage:
         self.spare = self.sock.dup()
         self.lifespan = FakeLifespan(loop)
         self.runtime: Runtime = make_runtime(loop, app or self.app, graceful_timeout=GRACE, **config)
-        self.row = Neighbourhood().row
+        self.neighbours = Neighbourhood()
+        self.row = self.neighbours.row
         self.ticks: list[float] = []
         self.end_by: list[float] = []
         self.server = Server(
@@ -356,6 +357,16 @@ def test_tick_writes_the_row(stage: Stage) -> None:
     assert row[Field.BYTES_OUT] == 14
     assert stage.runtime.now == stage.loop.time()
     assert peer.is_open
+
+
+def test_tick_says_how_many_connections_a_freer_worker_should_have(stage: Stage) -> None:
+    peer = stage.neighbours.add(connections=0)
+    stage.connect(3)
+    stage.loop.advance(TICK)
+    assert stage.runtime.shed == 1
+    peer[Field.CONNECTIONS] = 1
+    stage.loop.advance(TICK)
+    assert stage.runtime.shed == 0
 
 
 def test_tick_measures_a_blocked_loop(stage: Stage) -> None:

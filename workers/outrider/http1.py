@@ -399,12 +399,18 @@ class HTTP1Connection(ResponseWriter):
             self.deadline = self._deadline_in(self._config.header_timeout)
 
     def _is_last(self, stream: HTTPStream) -> bool:
-        if stream.flags & PERSISTENT and self._reading is _IDLE and not self._runtime.draining:
+        runtime = self._runtime
+        if stream.flags & PERSISTENT and self._reading is _IDLE and not (runtime.draining or runtime.shed):
             return False
         if self._queue or self._refusal is not None or self._reading is _HEAD:
             return False
         unasked_body = self._receiving is stream and stream.expects_continue
-        return self._runtime.draining or self._reading is _NOTHING or unasked_body or not stream.flags & PERSISTENT
+        if runtime.draining or self._reading is _NOTHING or unasked_body or not stream.flags & PERSISTENT:
+            return True
+        if not runtime.shed or self._reading is not _IDLE:
+            return False
+        runtime.shed -= 1
+        return True
 
     def _update_reading(self) -> None:
         """Read only while there is room for what comes: bodies in their streams, requests in the queue."""

@@ -114,7 +114,8 @@ class ResponseWriter(asyncio.Protocol):
             self._left = left
             self._framing = _LENGTH
         runtime = self._runtime
-        if close or ((flags != PERSISTENT or runtime.draining or self._reading is not _IDLE) and self._is_last(stream)):
+        is_common = flags == PERSISTENT and self._reading is _IDLE and not (runtime.draining or runtime.shed)
+        if close or (not is_common and self._is_last(stream)):
             self._closing = True
             head += b"connection: close\r\n"
         elif flags & HTTP10:

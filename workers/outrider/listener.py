@@ -13,6 +13,7 @@ import socket
 import time
 from typing import TYPE_CHECKING, Any
 
+from outrider.balance import STALE_AFTER_NS, room_to_accept
 from outrider.http1 import HTTP1Connection
 from outrider.http1_head import FORWARDED_FOR, NOTABLE
 from outrider.proxy_protocol import NotProxy, ProxyHeader, ProxyMode, ProxyProtocolError, parse
@@ -28,12 +29,6 @@ if TYPE_CHECKING:
 
 STEP_ASIDE = 0.002
 MOST_AT_ONCE = 16
-# A worker may hold this many connections, and this part of its own, more than the freest one. Without a lead all
-# would take turns for each connection; with a larger one the spread would show.
-LEAD = 5
-LEAD_PART = 16
-# A worker whose heartbeat is older than this hangs: nobody waits for it.
-STALE_AFTER_NS = 2_000_000_000
 OUT_OF_DESCRIPTORS_PAUSE = 0.5
 OUT_OF_DESCRIPTORS_WARNING_PERIOD = 10.0
 """Seconds that at least pass between two warnings of one listener; it has tried again meanwhile."""
@@ -120,7 +115,7 @@ class Listener:
         if fewest is None:
             return MOST_AT_ONCE
         self._fewest = fewest
-        return min(fewest + LEAD + held // LEAD_PART - held, MOST_AT_ONCE)
+        return min(room_to_accept(held, fewest), MOST_AT_ONCE)
 
     def _step_aside(self, seconds: float) -> None:
         self._runtime.loop.remove_reader(self._sock)

@@ -99,7 +99,8 @@ class Runtime:
     """The state that the server, its connections and its streams share within one worker.
 
     `now` is a coarse monotonic clock in seconds: the tick advances it, deadlines are set from it. `opening` counts
-    connections that are accepted and still owe their PROXY header: they are not yet in `connections`.
+    connections that are accepted and still owe their PROXY header: they are not yet in `connections`. `shed` counts
+    connections that should end with their next response, for a freer worker to get them.
     """
 
     __slots__ = (
@@ -120,6 +121,7 @@ class Runtime:
         "on_change",
         "on_max_requests",
         "opening",
+        "shed",
         "spawn",
         "spawn_eagerly",
         "state",
@@ -146,6 +148,7 @@ class Runtime:
         self.state: dict[str, Any] = {DRAIN_STATE_KEY: self.drain_event}
         self.connections: set[Connection] = set()
         self.opening = 0
+        self.shed = 0
         self.streams: set[Stream] = set()
         self.blocked_writers: set[BlockedWriter] = set()
         self.half_closed: set[HalfClosed] = set()

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
+from outrider.balance import STALE_AFTER_NS, surplus_to_shed
 from outrider.listener import Listener
 from outrider.probe import probe
 from outrider.scoreboard import Field, WorkerState
@@ -150,6 +151,7 @@ class Server:
         self._hooks.tick()
         runtime.default_headers.refresh(time.time())
         self._write_row(lag)
+        runtime.shed = self._surplus()
         was_held_up, self._is_held_up = self._is_held_up, lag > SWEEP_PERIOD
         if self._is_held_up and not was_held_up:
             # What has arrived meanwhile is read before anybody is found to be late.
@@ -182,6 +184,14 @@ class Server:
         row[Field.LOOP_BUSY_NS] += max(cpu - self._cpu, lag_ns)
         row[Field.LOOP_LAG_NS] = lag_ns
         self._cpu = cpu
+
+    def _surplus(self) -> int:
+        """How many connections freer workers should have: without that, one that was started late would get none."""
+        runtime = self._runtime
+        if not runtime.config.accept_gate or self._row[Field.STATE] != WorkerState.READY:
+            return 0
+        fewest = self._row.least_loaded_peer(time.monotonic_ns(), STALE_AFTER_NS)
+        return 0 if fewest is None else surplus_to_shed(runtime.held, fewest)
 
     def _note_change(self) -> None:
         """A connection or a request ended: there may be room for more, or nothing left to wait for."""
