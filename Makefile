@@ -14,15 +14,17 @@ VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2
 MADE := $(VENV)/.made-$(VERSION)
 INSTALL = $(BIN)/python -m pip -qq --disable-pip-version-check install
 SOURCES := supervisor workers tests deploy/examples .ci
+SOAK := $(patsubst %,tests/integration/test_%.py,zero_loss costs \
+	$(addprefix supervisor_,reload broken_deploys chaos operations))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help run test compliance soak lint format types layers bench dist clean
+.PHONY: help run test compliance soak lint format types layers bench compare-reloads dist clean
 
 help: ## list the targets
 	@echo "make TARGET [PYTHON=$(PYTHON)] [VENV=$(VENV)] [PORT=$(PORT)] [WORKERS=$(WORKERS)] [ARGS=...]"
-	@sed -n 's/^\([a-z]*\):.*## /  \1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 14
+	@sed -n 's/^\([a-z-]*\):.*## /  \1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 19
 
 run: $(VENV)/.example ## serve the example application on four workers
 	@echo "Starting $(WORKERS) workers. Open http://$(HOST):$(PORT)/ — Ctrl-C stops."
@@ -42,8 +44,8 @@ endif
 compliance: $(VENV)/.test ## replay the HTTP/1.1 corpus; attack with slowhttptest, which must be installed
 	@$(BIN)/python -m pytest -q -m "external or not external" tests/compliance tests/integration/test_slow_clients.py $(ARGS)
 
-soak: $(VENV)/.test ## lose no request, for longer
-	@OUTRIDER_SOAK=1 $(BIN)/python -m pytest -q tests/integration/test_zero_loss.py $(ARGS)
+soak: $(VENV)/.test ## lose no request, for longer (half an hour or more)
+	@OUTRIDER_SOAK=1 $(BIN)/python -m pytest -q $(SOAK) $(ARGS)
 
 lint: $(VENV)/.lint ## check format and style
 	@$(BIN)/ruff format --quiet --check --diff $(SOURCES)
@@ -61,6 +63,9 @@ layers: $(VENV)/.lint ## check which module may import which
 
 bench: $(VENV)/.bench ## measure against other servers, side by side
 	@$(BIN)/python tests/bench $(ARGS)
+
+compare-reloads: $(VENV)/.test $(VENV)/.bench ## reload other servers under load, side by side
+	@PYTHONPATH=tests/support $(BIN)/python tests/bench/reloads.py $(ARGS)
 
 dist: $(VENV)/.lint ## build wheel and sdist into dist/
 	@rm -rf dist

@@ -145,7 +145,7 @@ def test_reload_takes_over_code_and_configuration(supervise: Supervise) -> None:
     releases.deploy(server.directory, releases.good(2))
     releases.configure(server.directory, "workers = 2")
     output = server.reload().check()
-    assert "generation 2 is current: 2 workers serve" in output
+    assert "generation 2 is current: 2 of 2 workers serve" in output
     assert version(server) == "2"
 
 
@@ -412,7 +412,7 @@ def test_command_names_the_supervisors_to_choose_from(supervise: Supervise) -> N
     server = supervise()
     run = {"RUNTIME_DIRECTORY": str(server.runtime_directory)}
     other = supervise("--name", "other", env=run, workers=0)
-    other.until_log("1 of 1 workers ready", 20.0)
+    other.until_log("1 of 1 worker ready", 20.0)
     output = server.command("status", name="").check(3)
     assert f"choose one with --name (other, {server.name})" in output
 
@@ -466,7 +466,7 @@ def test_supervisor_is_found_in_the_users_runtime_directory(supervise: Supervise
     private.mkdir(mode=0o700)
     server = supervise(env={"RUNTIME_DIRECTORY": "", "XDG_RUNTIME_DIR": str(private)}, workers=0)
     server.until((private / "outrider" / f"{server.name}.sock").exists, 10.0)
-    server.until_log("1 of 1 workers ready", 20.0)
+    server.until_log("1 of 1 worker ready", 20.0)
     assert "serving" in server.command("status").check()
 
 

@@ -143,7 +143,8 @@ class OutriderSettings:
         True,
         check.boolean,
         _switch_off("--no-accept-gate"),
-        "Spread connections evenly: a busier worker steps aside for a less busy one.",
+        "Spread connections evenly: a worker that holds clearly more than the freest one steps aside for it, and ends "
+        "some kept-alive connections with their next response.",
     )
     limit_concurrency: int = declare(
         0,

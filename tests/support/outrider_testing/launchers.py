@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import pwd
 import subprocess
 import sys
+from collections.abc import Sequence
 
 _WITHOUT_SETUID = """
 import ctypes, os, sys
@@ -28,8 +30,38 @@ os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS=str(len(descriptors)))
 os.execv(sys.argv[2], sys.argv[2:])
 """
 
+_WITH = """
+import importlib, os, runpy, sys
+for assignment in sys.argv[1].split():
+    name, value = assignment.split("=")
+    module, _, name = name.rpartition(".")
+    setattr(importlib.import_module(module), name, float(value))
+module, sys.argv = sys.argv[4], sys.argv[4:]
+assert sys.path[0] == "", "of -c; -m puts the working directory there, which is the same"
+runpy.run_module(module, run_name="__main__", alter_sys=True)
+"""
+
 WITHOUT_SETUID = (sys.executable, "-c", _WITHOUT_SETUID)
 """Run without the right to change the user, as root too."""
+
+
+_NOBODY = pwd.getpwnam("nobody")
+_READING = "-all,+dac_read_search"
+AS_NOBODY = (
+    *("setpriv", f"--reuid={_NOBODY.pw_uid}", f"--regid={_NOBODY.pw_gid}", "--clear-groups"),
+    *(f"--{kind}={_READING}" for kind in ("inh-caps", "ambient-caps", "bounding-set")),
+    *("env", "--unset=COVERAGE_PROCESS_CONFIG"),
+)
+"""Run as the user nobody, as only root can, with no right but to read what is installed, wherever that may be.
+
+What is measured could not be written to where root writes it.
+"""
+
+
+def with_numbers(**numbers: float) -> tuple[str, ...]:
+    """Run a Python module (`python -m`) with other numbers in the place of constants, named `module__CONSTANT`."""
+    names = {f"outrider_supervisor.{name.replace('__', '.')}": value for name, value in numbers.items()}
+    return (sys.executable, "-c", _WITH, " ".join(f"{name}={value}" for name, value in names.items()))
 
 
 def as_systemd(*descriptors: int) -> tuple[str, ...]:
@@ -48,9 +80,17 @@ AS_PID_1 = (
 """Run as the first process of a PID namespace, as in a container (unshare(1)); the launcher waits for its end."""
 
 
+def can_be_nobody() -> bool:
+    """Tell whether this is root, with the rights that root should have."""
+    return _works([*AS_NOBODY, sys.executable, "-c", f"import os, sys; sys.exit(os.getuid() != {_NOBODY.pw_uid})"])
+
+
 def can_be_pid_1() -> bool:
     """Tell whether this system lets us make such namespaces: containers and hardened kernels may not."""
-    command = [*AS_PID_1, sys.executable, "-c", "import os, sys; sys.exit(os.getpid() != 1)"]
+    return _works([*AS_PID_1, sys.executable, "-c", "import os, sys; sys.exit(os.getpid() != 1)"])
+
+
+def _works(command: Sequence[str]) -> bool:
     try:
         return subprocess.run(command, capture_output=True, check=False).returncode == 0
     except FileNotFoundError:

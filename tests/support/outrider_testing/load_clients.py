@@ -7,6 +7,7 @@ import contextlib
 import enum
 import math
 import random
+import select
 from collections import deque
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
@@ -110,8 +111,12 @@ class Connection:
 
     @property
     def is_over(self) -> bool:
-        """Whether the server has closed or reset it, and nothing is left to be read."""
-        return self._reader.at_eof() or self._reader.exception() is not None
+        """Whether the server has closed or reset it. What the loop has not read yet counts: it may be late."""
+        if self._reader.at_eof() or self._reader.exception() is not None or self._transport.is_closing():
+            return True
+        poll = select.poll()
+        poll.register(self._transport.get_extra_info("socket"), select.POLLIN)
+        return bool(poll.poll(0))
 
     def send(self, data: bytes) -> None:
         """Send without waiting: what clients of this load send fits into the socket's buffer."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol, Unpack
@@ -63,6 +65,19 @@ def supervising(directory: Path) -> Iterator[Supervise]:
             return server.wait_until_ready(workers) if workers else server
 
         yield supervise
+
+
+@contextlib.contextmanager
+def public_directory() -> Iterator[Path]:
+    """Make a directory in which another user can work, which pytest's own is not; servers' files are open to all."""
+    with tempfile.TemporaryDirectory(prefix="outrider-") as name:
+        directory = Path(name)
+        directory.chmod(0o777)
+        mask = os.umask(0)
+        try:
+            yield directory
+        finally:
+            os.umask(mask)
 
 
 @contextlib.contextmanager
