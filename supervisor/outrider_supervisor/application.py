@@ -145,6 +145,15 @@ class OutriderApplication(WSGIApplication):  # type: ignore[misc]  # gunicorn ha
                 "dirty_apps is not supported under the supervisor: leave it and dirty_workers out"
             )
 
+    def chdir(self) -> None:
+        """gunicorn: go to the directory of the service, and have its modules found first."""
+        try:
+            super().chdir()
+        except OSError as error:
+            raise ConfigurationFailed(
+                f"chdir is {self.cfg.chdir!r}, but that directory can't be entered: {error.strerror}"
+            ) from error
+
     def load_config_from_module_name_or_filename(self, location: str) -> dict[str, Any]:
         """gunicorn: read the configuration file. Settings keep what it does not name."""
         if location.startswith("python:"):

@@ -52,6 +52,7 @@ class Generation:
     since: float
     has_master: bool = True
     is_booted: bool = False
+    booted_at: float = 0.0
     kill_at: float | None = None
     heard_at: float = math.inf
     """When its master last said something; before it is up, nothing is expected."""

@@ -56,6 +56,7 @@ class Machine:
         self._recovery_pause = FIRST_BACKOFF
         self._recover_at = 0.0
         self._exit_status = 0
+        self._failed_boots = 0
         self._is_over = False
 
     def handle(self, event: Event, now: float) -> list[Action]:
@@ -125,9 +126,10 @@ class Machine:
         if self.is_stopping and not event.fast:
             return
         if self.is_stopping:
-            self.outbox.log(Level.INFO, "stopping at once: requests in flight are cut")
+            self.outbox.log(Level.INFO, "stopping at once: requests in flight are cut", event.operation)
         else:
-            self.outbox.log(Level.INFO, "stopping at once" if event.fast else "stopping: workers finish what they hold")
+            how = "stopping at once" if event.fast else "stopping: workers finish what they hold"
+            self.outbox.log(Level.INFO, how, event.operation)
             self.is_stopping = True
             self._give_up_operations()
             self.outbox.act(actions.Notify(Readiness.STOPPING))
@@ -225,6 +227,10 @@ class Machine:
     @_hear.register
     def _(self, _message: MasterBooted, generation: Generation) -> None:
         generation.is_booted = True
+        # From now on it is the workers' time: each has `boot_timeout`, as the master had.
+        generation.booted_at = self._now
+        if self.rollout is not None and generation is self.rollout.new:
+            self.rollout.stepped_at = self._now
 
     @_hear.register
     def _(self, _message: Alive, _generation: Generation) -> None:
@@ -273,7 +279,12 @@ class Machine:
     def _(self, message: WorkerExited, generation: Generation) -> None:
         self.replacements.forget(message.pid)
         self.fleet.forget(generation, message.pid)
-        if message.expected or self.is_stopping or generation.state is GenerationState.RETIRING:
+        if self.is_stopping:
+            left = sum(len(each.workers) for each in self.fleet.generations.values())
+            for operation in self._stops:
+                self.outbox.act(actions.Progress(operation, f"worker {message.pid} {message.how}, {left} left"))
+            return
+        if message.expected or generation.state is GenerationState.RETIRING:
             return
         what = f"worker {message.pid} {message.how}"
         if generation is not self.current:
@@ -329,6 +340,8 @@ class Machine:
     def _end_operation(self, code: Code, message: str, generation: int = 0, blamed: int = 0) -> None:
         operation, self.operation = self.operation, None
         if operation is not None:
+            if code is Code.FAILED and not isinstance(operation, Reload):
+                self.outbox.log(Level.WARNING, message)  # a reload has said so
             self.outbox.finish(operation.id, code, message, generation, blamed)
 
     def _give_up_operations(self) -> None:
@@ -450,7 +463,7 @@ class Machine:
             return
         for generation in self.fleet.generations.values():
             limit = generation.service.boot_timeout
-            if self._now - generation.since > limit + KILL_AFTER:
+            if self._now - max(generation.since, generation.booted_at) > limit + KILL_AFTER:
                 self._fail_generation(generation, f"no worker was ready within boot_timeout ({limit:g} s)")
                 return
 
@@ -460,6 +473,7 @@ class Machine:
         if rollout is not None and generation is rollout.new:
             if rollout.is_better_than_nothing:
                 self.outbox.log(Level.ERROR, f"generation {generation.number}: {reason}; there is none to go back to")
+                rollout.blamed = blamed
                 self._commit(rollout, reason)
                 return
             if not rollout.is_rolling_back:
@@ -470,7 +484,12 @@ class Machine:
             self.outbox.log(Level.ERROR, f"generation {generation.number}: {reason}")
             if generation.ready:
                 self._commit_first(generation)
-            else:
+            elif not (blamed and self._others_may_boot(generation)):
                 self.outbox.log(Level.ERROR, "nothing serves yet: giving up")
                 self._exit_status = BOOT_FAILED
                 self._take(events.StopAsked(0, fast=True))
+
+    def _others_may_boot(self, generation: Generation) -> bool:
+        """Whether this first generation has workers that have not failed: the master starts others for those."""
+        self._failed_boots += 1
+        return generation.kept > 0 and self._failed_boots < generation.target

@@ -69,6 +69,7 @@ def _save_generation(generation: Generation) -> dict[str, Any]:
         "target": generation.target,
         "since": generation.since,
         "has_master": generation.has_master,
+        "booted_at": generation.booted_at,
         "kill_at": generation.kill_at,
         "workers": [
             {"pid": each.pid, "since": each.since, "state": each.state.value, "retired_at": each.retired_at}
@@ -89,6 +90,8 @@ def _load_generation(saved: dict[str, Any]) -> Generation:
         since=saved["since"],
         has_master=saved["has_master"],
         is_booted=True,
+        booted_at=saved["booted_at"],
         kill_at=saved["kill_at"],
+        heard_at=saved["since"],  # long ago: that it hangs is seen a while after the first look
         workers={worker.pid: worker for worker in workers},
     )

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from outrider.errors import ConfigurationError
-from outrider_supervisor import upgrade
+from outrider_supervisor import start_directory, upgrade
 from outrider_supervisor.journal import Journal
 from outrider_supervisor.machine_state import load_machine
 from outrider_supervisor.supervisor import Supervisor
@@ -32,7 +32,10 @@ def run(argv: Sequence[str]) -> int:
 
 
 async def _supervise(argv: Sequence[str], state: dict[str, Any] | None) -> int:
-    supervisor = Supervisor(argv, dict(os.environ), Journal())
+    environ = dict(os.environ)
+    if state is None:
+        environ[start_directory.VARIABLE] = start_directory.find(environ)
+    supervisor = Supervisor(argv, environ, Journal())
     supervisor.seam.upgrade = lambda: upgrade.replace(supervisor)
     try:
         return await supervisor.run(supervisor.start() if state is None else upgrade.resume(supervisor, state))

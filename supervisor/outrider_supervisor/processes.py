@@ -19,6 +19,7 @@ from functools import partial
 from typing import Self
 
 from outrider.scoreboard import process_start_time
+from outrider_supervisor import start_directory
 
 FIRST_DESCRIPTOR = 3
 """The number of the first descriptor that a child is given."""
@@ -164,7 +165,7 @@ class Children:
         stdout: int | None = None,
         stderr: int | None = None,
     ) -> Process:
-        """Start a program, by its path in `argv[0]`, in its own process group and in this process's directory.
+        """Start a program, by its path in `argv[0]`, in its own process group and in `start_directory`.
 
         It has every signal at its default and none blocked, stdin from /dev/null, `descriptors` at 3, 4, 5 ... in
         their order, and of the others those alone that are inheritable.
@@ -187,18 +188,19 @@ class Children:
         try:
             for target, source in targets.items():
                 copies[target] = fcntl.fcntl(source, fcntl.F_DUPFD_CLOEXEC, lowest)
-            pid = os.posix_spawn(
-                argv[0],
-                list(argv),
-                env,
-                file_actions=[
-                    (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
-                    *((os.POSIX_SPAWN_DUP2, copy, target) for target, copy in copies.items()),
-                ],
-                setpgroup=0,
-                setsigmask=(),
-                setsigdef=_RESETTABLE,
-            )
+            with start_directory.entered(env):
+                pid = os.posix_spawn(
+                    argv[0],
+                    list(argv),
+                    env,
+                    file_actions=[
+                        (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+                        *((os.POSIX_SPAWN_DUP2, copy, target) for target, copy in copies.items()),
+                    ],
+                    setpgroup=0,
+                    setsigmask=(),
+                    setsigdef=_RESETTABLE,
+                )
         finally:
             for copy in copies.values():
                 os.close(copy)

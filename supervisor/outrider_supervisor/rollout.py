@@ -91,7 +91,7 @@ class Rollout:
         if new.state is GenerationState.CANARY and self._canary is not None:
             verdict = self._canary.look(_of(new, samples), _of(self.old, samples), now)
             if isinstance(verdict, canary.Failed):
-                self.fail(f"canary: {verdict.reason}", now)
+                self.fail(f"canary: {verdict.reason}", now, blamed=next(iter(new.workers), 0))
             elif verdict is not None:
                 new.state = GenerationState.ROLLING
                 self.stepped_at = now

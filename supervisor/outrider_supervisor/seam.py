@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from outrider.errors import ConfigurationError
 from outrider.scoreboard import Scoreboard
-from outrider_supervisor import actions
+from outrider_supervisor import actions, start_directory
 from outrider_supervisor.actions import Action, Code, Level, Readiness
 from outrider_supervisor.events import ConfigurationRead, ConfigurationRefused, Event, MasterExited, WorkerGone
 from outrider_supervisor.journal import Journal
@@ -79,6 +79,7 @@ class Seam:
         Raises:
             ConfigurationError: it cannot be used; the message is the child's, with the traceback of the user's code.
         """
+        start_directory.check(self.environ)
         command = [sys.executable, "-P", "-m", "outrider_supervisor.read_config", *self.argv]
         child = await self.children.run(command, self.environ, READ_TIMEOUT)
         complaint = child.stderr.decode(errors="replace").strip()

@@ -208,7 +208,7 @@ class Supervisor:
                 self.seam.reports.forget(pid)
                 self._end_dump(pid, "the worker has ended")
                 self._dumped_at.pop(pid, None)
-            case events.FromGeneration(number, MasterFailed(_, details)):
+            case events.FromGeneration(number, MasterFailed(_, details)) if details:
                 self.journal.keep_report(self.seam.master_pids.get(number, 0), details)
             case events.MasterExited(number):
                 self.seam.masters.pop(number, None)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import pytest
 
 from outrider_testing import releases
+from outrider_testing.launchers import BUSY_MACHINE
 from outrider_testing.load import MIX, Load, Report
 from outrider_testing.load_clients import Pace
 from outrider_testing.outrider_process import Completed, OutriderProcess
@@ -22,8 +23,9 @@ PACE = Pace(silence=(0.3, 0.6), stream=(0.6, 0.8))
 
 # The first release is given all the time it needs to boot; a broken one sets its own limits.
 OPTIONS = ("--canary-requests", "10")
+LAUNCHER = () if SOAK else BUSY_MACHINE
 CANARY = "canary_seconds = 0.5"
-IMPATIENT = "boot_timeout = 1; graceful_timeout = 2"
+IMPATIENT = "boot_timeout = 1; graceful_timeout = 1"
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ DEPLOYS = (
         "blocked loop",
         releases.faulty(2, "blocks", seconds=0.2),
         "its event loop was blocked",
-        "canary_seconds = 4; graceful_timeout = 2",
+        "canary_seconds = 4; graceful_timeout = 1",
         reaches_users=True,
     ),
     Deploy("configuration raises", releases.good(2), "KeyError: 'SECRET'", 'os.environ["SECRET"]'),
@@ -94,7 +96,7 @@ if "FRAGILE" in os.environ:
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OutriderProcess]:
     """A service that lives through all broken deploys: its first generation must be there to the end, and alone."""
     with supervising(tmp_path_factory.mktemp("service")) as supervise:
-        server = supervise(*OPTIONS, workers=WORKERS, files={"bad.pem": "no certificate"})
+        server = supervise(*OPTIONS, workers=WORKERS, files={"bad.pem": "no certificate"}, launcher=LAUNCHER)
         yield server
         server.wait_until_settled(WORKERS, generation=1)
 

@@ -52,14 +52,23 @@ class Killer:
 
     def kill_somebody(self) -> None:
         """Kill a worker or, less often, a master, in whatever state it is."""
-        generations = self._server.status()["generations"]
-        workers = [(worker["pid"], f"{worker['state']} worker") for each in generations for worker in each["workers"]]
-        masters = [(pid, f"master of {each['state']}") for each in generations if (pid := each["master_pid"])]
+        # There may be nobody, when all have been killed: the longest pause before the next attempt is a minute.
+        self._server.until(lambda: any(self._find_victims()), 90.0, "somebody to kill")
+        workers, masters = self._find_victims()
+        if not workers and not masters:
+            return
         is_a_master = not workers or (masters and self._chance.random() < MASTERS)
         pid, kind = self._chance.choice(masters if is_a_master else workers)
         with contextlib.suppress(ProcessLookupError, psutil.NoSuchProcess):
             self._kill(pid)
             self.killed[kind] += 1
+
+    def _find_victims(self) -> tuple[list[tuple[int, str]], list[tuple[int, str]]]:
+        """The pids of workers and of masters, with what they are at the moment."""
+        generations = self._server.status()["generations"]
+        workers = [(worker["pid"], f"{worker['state']} worker") for each in generations for worker in each["workers"]]
+        masters = [(pid, f"master of {each['state']}") for each in generations if (pid := each["master_pid"])]
+        return workers, masters
 
     def _kill(self, pid: int) -> None:
         """Kill a process, stopped before: so what it holds is known, and does not change any more."""

@@ -71,6 +71,30 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OutriderProces
         assert server.workers() == before
 
 
+@pytest.fixture(scope="module")
+def _changing_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OutriderProcess]:
+    with supervising(tmp_path_factory.mktemp("changing")) as supervise:
+        yield supervise(workers=2, config="canary = False")
+
+
+@pytest.fixture
+def changing(_changing_service: OutriderProcess) -> OutriderProcess:
+    """A service with two workers for the tests that put others into their place; its generation may be any."""
+    server = _changing_service
+    for pattern in ("go", "*.held", "*.open"):
+        for path in server.directory.glob(pattern):
+            path.unlink()
+    releases.deploy(server.directory, releases.good(1))
+    if not server.is_settled(2):
+        server.scale(2).check()
+        server.wait_until_settled(2)
+    return server
+
+
+def generation_of(server: OutriderProcess) -> int:
+    return server.current()["number"]
+
+
 # status
 
 
@@ -106,15 +130,16 @@ def test_status_counts_requests_and_errors(supervise: Supervise) -> None:
     server.until(counted, what="3 requests and 1 error")
 
 
-def test_status_names_the_operation_under_way(supervise: Supervise) -> None:
-    server = supervise(NO_CANARY)
+def test_status_names_the_operation_under_way(changing: OutriderProcess) -> None:
+    server = changing
+    generation = generation_of(server)
     releases.deploy(server.directory, WAITS_AT_IMPORT + releases.good(2))
     reload = server.begin("reload")
     operation = server.until(lambda: server.status()["operation"], what="an operation")
     assert set(operation or {}) == set(OperationStatus.__annotations__)
     assert operation is not None
     assert operation["name"] == "reload"
-    server.until(lambda: server.workers(2, "booting"), what="a worker that boots")
+    server.until(lambda: server.workers(generation + 1, "booting"), what="a worker that boots")
     text = server.command("status").check()
     assert "reload under way" in text
     assert "booting" in text
@@ -149,16 +174,16 @@ def test_reload_takes_over_code_and_configuration(supervise: Supervise) -> None:
     assert version(server) == "2"
 
 
-def test_reload_tells_of_each_step(supervise: Supervise) -> None:
-    server = supervise("--canary-seconds", "0.2", "--canary-requests", "0", workers=2)
-    output = server.reload().check().splitlines()
+def test_reload_tells_of_each_step(changing: OutriderProcess) -> None:
+    with releases.configured(changing.directory, "canary = True; canary_seconds = 0.2; canary_requests = 0"):
+        output = changing.reload().check().splitlines()
     steps = ["starting", "it is the canary for", "canary passed", "2 of 2 workers ready", "is current"]
     assert [any(step in line for line in output) for step in steps] == [True] * len(steps), output
 
 
-def test_reload_without_canary_begins_to_roll_at_once(supervise: Supervise) -> None:
-    server = supervise("--canary-seconds", "600")
-    assert "canary" not in server.reload("--no-canary").check()
+def test_reload_without_canary_begins_to_roll_at_once(changing: OutriderProcess) -> None:
+    with releases.configured(changing.directory, "canary = True; canary_seconds = 600"):
+        assert "canary" not in changing.reload("--no-canary").check()
 
 
 def test_reload_opens_and_closes_addresses(supervise: Supervise, tmp_path: Path) -> None:
@@ -173,11 +198,12 @@ def test_reload_opens_and_closes_addresses(supervise: Supervise, tmp_path: Path)
     assert fetch(second, "/").body == b"hello"
 
 
-def test_newest_of_the_waiting_reloads_wins(supervise: Supervise) -> None:
-    server = supervise(NO_CANARY)
+def test_newest_of_the_waiting_reloads_wins(changing: OutriderProcess) -> None:
+    server = changing
+    generation = generation_of(server)
     releases.deploy(server.directory, WAITS_AT_IMPORT + releases.good(2))
     first = server.begin("reload")
-    began(first, "generation 2: starting")
+    began(first, f"generation {generation + 1}: starting")
     second = server.begin("reload")
     began(second, "waits until")
     third = server.begin("reload")
@@ -185,7 +211,7 @@ def test_newest_of_the_waiting_reloads_wins(supervise: Supervise) -> None:
     let_import(server)
     server.finish(first).check()
     server.finish(third).check()
-    server.wait_until_settled(1, generation=3)
+    server.wait_until_settled(2, generation + 2)
 
 
 def test_stop_ends_a_reload(supervise: Supervise) -> None:
@@ -201,23 +227,22 @@ def test_stop_ends_a_reload(supervise: Supervise) -> None:
 # scale
 
 
-def test_scale_runs_so_many_workers(supervise: Supervise) -> None:
-    server = supervise()
-    (first,) = server.workers()
-    server.scale(3).check()
-    assert len(server.workers()) == 3
-    server.scale(1).check()
-    server.wait_until_settled(1, generation=1)
-    assert first not in server.workers()
+def test_scale_runs_so_many_workers(changing: OutriderProcess) -> None:
+    before = changing.workers()
+    changing.scale(3).check()
+    assert len(changing.workers()) == 3
+    changing.scale(1).check()
+    changing.wait_until_settled(1)
+    assert not set(before) & set(changing.workers())
 
 
-def test_scale_outlasts_reload_and_upgrade(supervise: Supervise) -> None:
-    server = supervise(NO_CANARY)
-    server.scale(2).check()
-    server.reload().check()
-    server.upgrade().check()
-    server.reload().check()
-    server.wait_until_settled(2, generation=3)
+def test_scale_outlasts_reload_and_upgrade(changing: OutriderProcess) -> None:
+    generation = generation_of(changing)
+    changing.scale(1).check()
+    changing.reload().check()
+    changing.upgrade().check()
+    changing.reload().check()
+    changing.wait_until_settled(1, generation + 2)
 
 
 def test_scale_below_one_is_refused(service: OutriderProcess) -> None:
@@ -227,21 +252,19 @@ def test_scale_below_one_is_refused(service: OutriderProcess) -> None:
 # recycle
 
 
-def test_recycle_replaces_one_worker(supervise: Supervise) -> None:
-    server = supervise(workers=2)
-    kept, replaced = server.workers()
-    server.recycle(replaced).check()
-    server.wait_until_settled(2, generation=1)
-    assert kept in server.workers()
-    assert replaced not in server.workers()
+def test_recycle_replaces_one_worker(changing: OutriderProcess) -> None:
+    kept, replaced = changing.workers()
+    changing.recycle(replaced).check()
+    changing.wait_until_settled(2)
+    assert kept in changing.workers()
+    assert replaced not in changing.workers()
 
 
-def test_recycle_all_replaces_each_worker(supervise: Supervise) -> None:
-    server = supervise(workers=2)
-    before = set(server.workers())
-    server.recycle().check()
-    server.wait_until_settled(2, generation=1)
-    assert not before & set(server.workers())
+def test_recycle_all_replaces_each_worker(changing: OutriderProcess) -> None:
+    before = set(changing.workers())
+    changing.recycle().check()
+    changing.wait_until_settled(2)
+    assert not before & set(changing.workers())
 
 
 def test_recycle_of_a_stranger_is_refused(service: OutriderProcess) -> None:
@@ -284,9 +307,10 @@ def test_stuck_worker_is_dumped_and_replaced(supervise: Supervise) -> None:
 # upgrade
 
 
-def test_upgrade_keeps_supervisor_and_workers(supervise: Supervise) -> None:
-    server = supervise(NO_CANARY, workers=2)
+def test_upgrade_keeps_supervisor_and_workers(changing: OutriderProcess) -> None:
+    server = changing
     before = server.status()
+    generation = generation_of(server)
     workers = server.workers()
     with server.hold("request") as connection:
         server.upgrade().check()
@@ -297,7 +321,7 @@ def test_upgrade_keeps_supervisor_and_workers(supervise: Supervise) -> None:
     assert after["since"] == pytest.approx(before["since"], abs=0.1)
     assert server.workers() == workers
     server.reload().check()
-    server.wait_until_settled(2, generation=2)
+    server.wait_until_settled(2, generation + 1)
 
 
 def test_upgrade_to_what_does_not_start_leaves_the_old_one(supervise: Supervise, tmp_path: Path) -> None:
@@ -355,23 +379,21 @@ def test_second_term_stops_at_once(supervise: Supervise) -> None:
     assert server.wait() == 0
 
 
-def test_hup_reloads(supervise: Supervise) -> None:
-    server = supervise(NO_CANARY)
-    releases.deploy(server.directory, releases.good(2))
-    server.signal(signal.SIGHUP)
-    server.wait_until_settled(1, generation=2)
-    assert version(server) == "2"
+def test_hup_reloads(changing: OutriderProcess) -> None:
+    generation = generation_of(changing)
+    releases.deploy(changing.directory, releases.good(2))
+    changing.signal(signal.SIGHUP)
+    changing.wait_until_settled(2, generation + 1)
+    assert version(changing) == "2"
 
 
-def test_ttin_and_ttou_change_the_number_of_workers_one_by_one(supervise: Supervise) -> None:
-    server = supervise()
-    server.signal(signal.SIGTTIN)
-    server.wait_until_settled(2)
-    server.signal(signal.SIGTTOU)
-    server.wait_until_settled(1)
-    server.signal(signal.SIGTTOU)
-    server.until_log("at least one worker|scaling from 2 to 1")
-    server.wait_until_settled(1)
+def test_ttin_and_ttou_change_the_number_of_workers_one_by_one(changing: OutriderProcess) -> None:
+    for number, workers in ((signal.SIGTTIN, 3), (signal.SIGTTOU, 2), (signal.SIGTTOU, 1)):
+        changing.signal(number)
+        changing.wait_until_settled(workers)
+    changing.signal(signal.SIGTTOU)
+    changing.until_log("scaling from 1 to 1 workers")
+    changing.wait_until_settled(1)
 
 
 def test_usr1_reopens_logs_of_everybody(supervise: Supervise) -> None:
@@ -386,13 +408,13 @@ def test_usr1_reopens_logs_of_everybody(supervise: Supervise) -> None:
     server.until_file("error.log", "the probe fails on purpose")
 
 
-def test_usr2_upgrades(supervise: Supervise) -> None:
-    server = supervise()
-    workers = server.workers()
-    server.signal(signal.SIGUSR2)
-    server.until_log("replaced in place", 10.0)
-    server.wait_until_settled(1, generation=1)
-    assert server.workers() == workers
+def test_usr2_upgrades(changing: OutriderProcess) -> None:
+    workers = changing.workers()
+    before = changing.log_text().count("replaced in place")
+    changing.signal(signal.SIGUSR2)
+    changing.until(lambda: changing.log_text().count("replaced in place") > before, 10.0)
+    changing.wait_until_settled(2)
+    assert changing.workers() == workers
 
 
 # The control socket
@@ -408,20 +430,18 @@ def test_command_finds_the_only_supervisor(service: OutriderProcess) -> None:
     assert service.name in service.command("status", name="").check()
 
 
-def test_command_names_the_supervisors_to_choose_from(supervise: Supervise) -> None:
-    server = supervise()
-    run = {"RUNTIME_DIRECTORY": str(server.runtime_directory)}
+def test_command_names_the_supervisors_to_choose_from(service: OutriderProcess, supervise: Supervise) -> None:
+    run = {"RUNTIME_DIRECTORY": str(service.runtime_directory)}
     other = supervise("--name", "other", env=run, workers=0)
     other.until_log("1 of 1 worker ready", 20.0)
-    output = server.command("status", name="").check(3)
-    assert f"choose one with --name (other, {server.name})" in output
+    output = service.command("status", name="").check(3)
+    assert f"choose one with --name (other, {service.name})" in output
 
 
-def test_second_supervisor_of_a_name_is_refused(supervise: Supervise) -> None:
-    first = supervise()
-    second = supervise(env={"RUNTIME_DIRECTORY": str(first.runtime_directory)}, workers=0)
+def test_second_supervisor_of_a_name_is_refused(service: OutriderProcess, supervise: Supervise) -> None:
+    second = supervise(env={"RUNTIME_DIRECTORY": str(service.runtime_directory)}, workers=0)
     assert second.wait() == 1
-    second.until_log(f"another supervisor named {first.name} is running \\(pid {first.pid}\\)")
+    second.until_log(f"another supervisor named {service.name} is running \\(pid {service.pid}\\)")
 
 
 @contextlib.contextmanager
@@ -440,12 +460,12 @@ def test_command_at_a_stale_socket_says_so(service: OutriderProcess) -> None:
     assert "no supervisor named dead runs any more" in output
 
 
-def test_command_at_a_foreign_socket_says_so(supervise: Supervise) -> None:
-    server = supervise()
+def test_command_at_a_foreign_socket_says_so(service: OutriderProcess, supervise: Supervise) -> None:
     # An HTTP server, but no supervisor.
-    other = supervise("--bind", f"unix:{server.runtime_directory}/foreign.sock", config="umask = 0o177")
-    assert fetch(f"{server.runtime_directory}/foreign.sock", "/").status == 200
-    output = server.command("status", name="foreign").check(3)
+    foreign = f"{service.runtime_directory}/foreign.sock"
+    other = supervise("--bind", f"unix:{foreign}", config="umask = 0o177")
+    assert fetch(foreign, "/").status == 200
+    output = service.command("status", name="foreign").check(3)
     assert output.count("\n") == 1
     assert "not a supervisor" in output
     assert other.status()["state"] == "serving"

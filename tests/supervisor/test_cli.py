@@ -219,7 +219,7 @@ def test_interrupted_status_is_no_traceback(client: type[FakeClient], monkeypatc
 @pytest.mark.usefixtures("client")
 def test_status_is_text_or_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["status"]) == 0
-    assert capsys.readouterr().out.startswith("shop: serving, 1 of 1 workers ready\n")
+    assert capsys.readouterr().out.startswith("shop: serving, 1 of 1 worker ready\n")
     assert cli.main(["status", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == STATUS
 

@@ -3,9 +3,9 @@ from __future__ import annotations
 import pytest
 
 from outrider_supervisor.actions import Action, Code, Finish, Kill, Level, Log, Progress, Retire, StartMaster, Tell
-from outrider_supervisor.fleet import FAST_STOP, KILL_AFTER, Fleet, Outbox
+from outrider_supervisor.fleet import BOOT_STOP, FAST_STOP, KILL_AFTER, MASTER_SILENCE, Fleet, Outbox
 from outrider_supervisor.generation import Generation, GenerationState, Worker, WorkerState
-from outrider_supervisor.messages import SetTarget, Stop
+from outrider_supervisor.messages import ALIVE_PERIOD, SetTarget, Stop
 from outrider_testing.services import make_service
 
 NOW = 100.0
@@ -25,10 +25,20 @@ class Scene:
         generation.target = len(states)
         self.fleet.start_master(generation)
         generation.state = GenerationState.CURRENT
+        generation.is_booted = True
+        generation.heard_at = NOW
         generation.has_master = has_master
         generation.workers = {pid: Worker(pid, NOW, state) for pid, state in enumerate(states, 1)}
         self.outbox.take()
         return generation
+
+    def look(self, begin: float, end: float) -> list[Action]:
+        """Look for silent masters all the time from one moment to the other; what is done about them."""
+        now = begin
+        while now <= end:
+            self.fleet.kill_silent_masters(now)
+            now += ALIVE_PERIOD
+        return self.done()
 
     def done(self) -> list[Action]:
         return [action for action in self.outbox.take() if not isinstance(action, Log)]
@@ -100,6 +110,17 @@ def test_fast_stop_overtakes_a_graceful_one(scene: Scene) -> None:
     assert generation.kill_at == NOW + 1 + FAST_STOP
 
 
+@pytest.mark.parametrize("fast", [False, True])
+def test_master_that_is_not_up_yet_is_given_little_time_to_stop(scene: Scene, fast: bool) -> None:
+    generation = scene.add()
+    generation.is_booted = False
+    scene.fleet.stop(generation, NOW, fast=fast)
+    assert generation.kill_at == NOW + BOOT_STOP
+    scene.outbox.take()
+    scene.fleet.kill_overdue(NOW + BOOT_STOP)
+    assert scene.done() == [Kill(1, ())]
+
+
 def test_orphans_are_retired_by_the_supervisor(scene: Scene) -> None:
     generation = scene.add(READY, READY, READY, has_master=False)
     generation.target = 2
@@ -136,6 +157,47 @@ def test_what_is_left_is_killed_when_its_time_is_over_and_again(scene: Scene) ->
     assert scene.done() == [Kill(1, (1, 2))]
     scene.fleet.kill_overdue(NOW + FAST_STOP + KILL_AFTER)
     assert scene.done() == [Kill(1, (1, 2))]
+
+
+def test_silent_master_is_killed_without_its_workers_and_again(scene: Scene) -> None:
+    scene.add(READY, READY)
+    assert scene.look(NOW, NOW + MASTER_SILENCE) == []
+    scene.fleet.kill_silent_masters(NOW + MASTER_SILENCE + 1)
+    assert scene.outbox.take() == [
+        Log(Level.ERROR, "the master of generation 1 has been silent for 61 s: killing it"),
+        Kill(1, ()),
+    ]
+    assert scene.look(NOW + MASTER_SILENCE + 2, NOW + 2 * MASTER_SILENCE + 1) == []
+    scene.fleet.kill_silent_masters(NOW + 2 * MASTER_SILENCE + 2)
+    assert scene.done() == [Kill(1, ())]
+
+
+def test_master_that_says_something_is_not_killed(scene: Scene) -> None:
+    generation = scene.add(READY)
+    scene.look(NOW, NOW + MASTER_SILENCE)
+    generation.heard_at = NOW + MASTER_SILENCE
+    assert scene.look(NOW + MASTER_SILENCE, NOW + 2 * MASTER_SILENCE) == []
+
+
+def test_nothing_is_expected_of_a_master_before_it_is_up(scene: Scene) -> None:
+    generation = scene.fleet.make(SERVICE, NOW)
+    scene.fleet.start_master(generation)
+    scene.outbox.take()
+    assert scene.look(NOW, NOW + 3 * MASTER_SILENCE) == []
+
+
+def test_orphans_are_not_killed_for_the_silence_of_their_master(scene: Scene) -> None:
+    scene.add(READY, has_master=False)
+    assert scene.look(NOW, NOW + 3 * MASTER_SILENCE) == []
+
+
+def test_silence_while_the_supervisor_stood_still_is_forgiven(scene: Scene) -> None:
+    scene.add(READY)
+    scene.look(NOW, NOW + 10)
+    later = NOW + 10 * MASTER_SILENCE
+    assert scene.look(later, later + MASTER_SILENCE) == []
+    scene.fleet.kill_silent_masters(later + MASTER_SILENCE + 1)
+    assert scene.done() == [Kill(1, ())]
 
 
 def test_generation_is_forgotten_with_its_last_process(scene: Scene) -> None:

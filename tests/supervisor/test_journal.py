@@ -183,3 +183,18 @@ def test_process_that_has_been_silent_longest_is_forgotten(journal: Journal) -> 
     journal.keep_report(KEPT_PROCESSES + 1, "hello")
     assert journal.last_words(2) == ""
     assert journal.last_words(1) == "hello\nagain"
+
+
+def test_what_is_remembered_is_not_logged_again(journal: Journal, stderr: io.StringIO) -> None:
+    journal.remember(Level.ERROR, "Task 1\nTask 2")
+    assert stderr.getvalue() == ""
+    (event,) = journal.events
+    assert (event["level"], event["text"]) == ("error", "Task 1\nTask 2")
+    assert event["at"] > 0
+
+
+def test_long_text_is_remembered_by_its_beginning(journal: Journal) -> None:
+    journal.remember(Level.ERROR, "begin" + "x" * LONGEST_REPORT)
+    (event,) = journal.events
+    assert len(event["text"]) == LONGEST_REPORT
+    assert event["text"].startswith("begin")

@@ -10,7 +10,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 from outrider_supervisor.actions import Code
 from outrider_supervisor.generation import GenerationState
-from outrider_testing.fakes.supervised_service import FOREVER, FakeService, Release
+from outrider_testing.fakes.supervised_processes import FOREVER, Release
+from outrider_testing.fakes.supervised_service import FakeService
 
 STARTING, CANARY = GenerationState.STARTING, GenerationState.CANARY
 GOOD = Release()

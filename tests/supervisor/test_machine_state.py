@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from typing import Any
 
 import pytest
 
-from outrider_supervisor.actions import Kill, Log, Tell
+from outrider_supervisor.actions import Kill, Log, ReadConfiguration, Tell
 from outrider_supervisor.events import (
     ConfigurationRead,
     FromGeneration,
     MasterExited,
     Observed,
+    RecycleAsked,
     ReloadAsked,
     ScaleAsked,
     Started,
+    UpgradeAsked,
 )
 from outrider_supervisor.generation import GenerationState, WorkerState
+from outrider_supervisor.intents import Recycle, Reload, Scale, Upgrade
 from outrider_supervisor.machine import Machine
 from outrider_supervisor.machine_state import load_machine, save_machine
 from outrider_supervisor.messages import MasterBooted, SetTarget, WorkerReady, WorkerRetiring, WorkerSpawned
@@ -51,7 +55,9 @@ def test_generation_and_its_workers_survive() -> None:
     machine.handle(FromGeneration(1, WorkerRetiring(11)), 103.0)
     successor = over(machine)
     assert successor.current is successor.fleet.generations[1]
-    assert successor.current == machine.current
+    assert machine.current is not None
+    # What it said last was said to another supervisor.
+    assert successor.current == dataclasses.replace(machine.current, heard_at=machine.current.since)
     assert successor.current.service == SERVICE
     assert [each.state for each in successor.current.workers.values()] == [WorkerState.RETIRING, WorkerState.READY]
     assert (successor.target, successor.state) == (2, "serving")
@@ -97,6 +103,26 @@ def test_workers_that_are_being_replaced_are_not_replaced_once_more() -> None:
     assert over(machine).replacements.pids == {11}
 
 
+def test_what_signals_have_asked_for_is_done_by_the_successor() -> None:
+    machine = started()
+    machine.handle(UpgradeAsked(7), 110.0)
+    for event in (ReloadAsked(0, canary=True), ScaleAsked(0, 3), RecycleAsked(0, 12), UpgradeAsked(0)):
+        machine.handle(event, 110.0)
+    successor = over(machine)
+    assert successor.operation is None
+    assert successor.waiting == [Reload(0, canary=True), Scale(0, 3), Recycle(0, 12), Upgrade(0)]
+    assert ReadConfiguration() in successor.handle(Observed({}), 111.0)
+
+
+def test_what_a_client_waits_for_is_not_done_by_the_successor() -> None:
+    machine = started()
+    machine.handle(UpgradeAsked(7), 110.0)
+    machine.handle(ReloadAsked(8, canary=True), 110.0)
+    successor = over(machine)
+    successor.handle(Observed({}), 111.0)
+    assert (successor.waiting, successor.operation) == ([], None)
+
+
 def test_generation_without_master_is_recovered() -> None:
     machine = started()
     machine.handle(MasterExited(1, "was killed by SIGKILL"), 110.0)
@@ -114,6 +140,9 @@ def test_generation_without_master_is_recovered() -> None:
         ({"current": 9}, KeyError),
         ({"generations": None}, TypeError),
         ({"replacing": None}, TypeError),
+        ({"waiting": None}, TypeError),
+        ({"waiting": [{"kind": "explode"}]}, KeyError),
+        ({"waiting": [{"kind": "scale", "id": 0}]}, TypeError),
     ],
 )
 def test_state_that_cannot_be_followed_is_an_error(change: dict[str, Any], error: type[Exception]) -> None:

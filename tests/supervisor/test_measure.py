@@ -98,7 +98,7 @@ def test_memory_is_looked_at_only_now_and_then(board: Scoreboard) -> None:
 def burn(seconds: float) -> None:
     """Use the processor."""
     end = time.process_time() + seconds
-    until(lambda: sum(range(10_000)) and time.process_time() >= end, what="processor time")
+    until(lambda: sum(range(1_000_000)) and time.process_time() >= end, 60.0, what="processor time")
 
 
 def test_usage_is_the_share_since_a_mark(board: Scoreboard) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from outrider_supervisor.messages import (
     MOST_BYTES,
+    Alive,
     BackingOff,
     FromMaster,
     MasterBooted,
@@ -33,6 +34,7 @@ MESSAGES: list[ToMaster | FromMaster] = [
     ReopenLogs(),
     MasterBooted(),
     MasterFailed("no module named 'shöp'", "Traceback (most recent call last):\n  …"),
+    Alive(),
     WorkerSpawned(124, 123),
     WorkerReady(124),
     WorkerRetiring(123),

@@ -133,6 +133,14 @@ def test_going_back_to_a_generation_without_a_master_is_over_at_once() -> None:
     assert rollout.step(4, NOW)
 
 
+def test_going_back_to_a_generation_that_cannot_start_workers_is_over_at_once() -> None:
+    rollout = make_rollout((READY,), (READY,))
+    rollout.fail("crash", NOW)
+    assert not rollout.step(4, NOW)
+    rollout.old_is_broken = True
+    assert rollout.step(4, NOW)
+
+
 def test_going_back_is_given_up_where_nothing_happens() -> None:
     rollout = make_rollout((READY,), (READY,))
     rollout.fail("crash", NOW)
@@ -147,6 +155,14 @@ def test_going_back_is_given_up_where_nothing_happens() -> None:
 def test_there_is_none_to_go_back_to_without_a_master(has_master: bool, old: int, new: int, expected: bool) -> None:
     rollout = make_rollout((READY,) * new, (READY,) * old)
     rollout.old.has_master = has_master
+    assert rollout.is_better_than_nothing is expected
+
+
+@pytest.mark.parametrize("old, new, expected", [(1, 2, True), (2, 2, False)])
+def test_there_is_none_to_go_back_to_where_the_old_cannot_start_workers(old: int, new: int, expected: bool) -> None:
+    rollout = make_rollout((READY,) * new, (READY,) * old)
+    assert not rollout.is_better_than_nothing
+    rollout.old_is_broken = True
     assert rollout.is_better_than_nothing is expected
 
 
@@ -190,3 +206,10 @@ def test_each_ready_worker_is_noted() -> None:
     rollout.note_ready(200, 4, NOW + 3)
     assert rollout.notes == ["2 of 4 workers ready"]
     assert rollout.stepped_at == NOW + 3
+
+
+def test_single_worker_is_noted_as_one() -> None:
+    rollout = make_rollout((READY,), state=GenerationState.STARTING)
+    rollout.note_ready(200, 1, NOW)
+    rollout.observe({200: Sample(20, 0, 0.0)}, 1, NOW + 5)
+    assert rollout.notes[-1].endswith("rolling 1 worker")

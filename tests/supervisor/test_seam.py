@@ -138,7 +138,7 @@ def test_child_that_fails_in_silence_is_a_refusal(scene: Scene) -> None:
 
 
 def test_child_that_takes_too_long_is_killed_and_a_refusal(scene: Scene) -> None:
-    scene.python("echo waiting for the network >&2; echo >ready; exec sleep 60")
+    scene.python("echo waiting for the network >&2; exec sleep 60")
     scene.seam.do(actions.ReadConfiguration())
     (pid,) = scene.until(lambda: list(scene.seam.children._known), "the child")
     scene.until(lambda: Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"sleep"), "the child's sleep")

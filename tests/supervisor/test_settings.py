@@ -10,7 +10,7 @@ import pytest
 from gunicorn import config as gunicorn_config
 
 from outrider.errors import ConfigurationError
-from outrider.settings import OutriderSettings
+from outrider.settings import OutriderSettings, register
 from outrider_supervisor import settings as settings_module
 from outrider_supervisor.settings import SupervisorSettings, refuse_variables, render_supervisor_table
 
@@ -41,7 +41,7 @@ def test_defaults_are_those_of_the_design(cfg: Any) -> None:
 
 
 def test_registration_adds_each_setting_once_to_the_section_of_the_worker() -> None:
-    settings_module.register(settings_module._FIELDS)
+    register(settings_module._FIELDS)
     registered = [each.name for each in gunicorn_config.KNOWN_SETTINGS if each.section == "Outrider"]
     assert sorted(registered) == sorted([*NAMES, *(field.name for field in fields(OutriderSettings))])
 

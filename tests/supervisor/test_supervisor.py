@@ -71,7 +71,7 @@ def test_start_leads_to_a_generation_that_serves(scene: SupervisorScene) -> None
     assert "supervisor of shop" in scene.logged()
     assert scene.titles[-1] == "outrider: supervisor [shop] serving"
     assert "ready" in scene.notifier.told
-    assert scene.notifier.told[-1] == "serving: generation 1, 1 of 1 workers"
+    assert scene.notifier.told[-1] == "serving: generation 1, 1 of 1 worker"
     assert scene.supervisor.seam.pidfile.path is None
 
 
@@ -451,6 +451,18 @@ def test_failed_reload_ends_with_the_last_words_of_the_master_else(scene: Superv
     assert (outcome.ok, outcome.details) == (False, "cannot preload")
 
 
+def test_failed_reload_ends_with_what_its_master_failed_with(scene: SupervisorScene) -> None:
+    scene.start()
+    reload = scene.supervisor.submit(commands.Reload())
+    scene.until(lambda: 2 in scene.masters, "the second generation")
+    scene.masters[2].say(MasterFailed("KeyError: 'shop'", "Traceback: line 7"))
+    scene.until(scene.masters[2].told, "the order to stop")
+    os.kill(scene.masters[2].pid, signal.SIGKILL)
+    outcome = scene.outcome(reload)
+    assert "rolled back: KeyError: 'shop'" in outcome.message
+    assert outcome.details == "Traceback: line 7"
+
+
 # -- dumps
 
 
@@ -472,8 +484,17 @@ def test_dump_is_what_the_worker_reports(scene: SupervisorScene, patient: int) -
     assert "is writing its stacks already" in scene.outcome(again).message
     (worker,) = scene.supervisor.status()["generations"][0]["workers"]
     assert worker["last_dump"] > 0
-    scene.report(patient, "nobody has asked", "dump")
-    scene.loop.run_ready()
+
+
+def test_dump_that_nobody_asked_for_shows_in_the_status(scene: SupervisorScene, patient: int) -> None:
+    operation = scene.supervisor.submit(commands.Dump(patient))
+    scene.report(patient, "asked for", "dump")
+    scene.outcome(operation)
+    scene.report(patient, "where it hung", "dump")
+    scene.until(lambda: scene.supervisor.status()["events"][-1]["text"] == "where it hung", "the dump")
+    assert scene.supervisor.status()["events"][-1]["level"] == "error"
+    assert "asked for" not in [event["text"] for event in scene.supervisor.status()["events"]]
+    assert "where it hung" not in scene.logged()  # the worker has logged it itself
 
 
 def test_dump_of_a_silent_worker_is_given_up(scene: SupervisorScene, patient: int) -> None:

@@ -1,4 +1,4 @@
-"""What a worker does at the moment, for its log: requests in flight, the stacks of its threads and of its tasks."""
+"""What a worker does at the moment, for its log: requests in flight, the stacks of its tasks and of its threads."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import logging
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from outrider.task_dump import describe_tasks
@@ -34,8 +34,16 @@ class Dump:
         self._log = log
         self._describe_requests = describe_requests
         self._is_asked = False
-        self.loop: asyncio.AbstractEventLoop | None = None
-        """The loop whose tasks are of interest; None as long as there is none."""
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._outside: Collection[FrameType] = ()
+
+    def watch(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Tell of the tasks of this loop as well, which the calling function is about to run.
+
+        What has called that function, gunicorn's way to the worker, is left out of the stack of its thread.
+        """
+        self._loop = loop
+        self._outside = list(_frames_down_from(sys._getframe(1).f_back))  # noqa: SLF001  # documented
 
     def log_on_request(self, pid: int, frame: FrameType | None) -> None:
         """Log a dump that somebody asked for, whatever `loglevel` is. Asked again meanwhile, it is one.
@@ -66,23 +74,25 @@ class Dump:
 
     def _describe(self, frame: FrameType | None) -> str:
         requests = _fit([f"{line}\n" for line in self._describe_requests()], MOST_BYTES_OF_REQUESTS, "Requests")
-        threads = _fit(describe_threads(frame), MOST_BYTES_OF_THREADS, "Threads")
-        return "".join(("Requests in flight:\n", requests or "none\n", threads, self._describe_tasks())).rstrip("\n")
+        threads = _fit(describe_threads(frame, self._outside), MOST_BYTES_OF_THREADS, "Threads")
+        # What a reader looks for comes first.
+        return "".join(("Requests in flight:\n", requests or "none\n", self._describe_tasks(), threads)).rstrip("\n")
 
     def _describe_tasks(self) -> str:
-        if self.loop is None:
+        if self._loop is None:
             return ""
         try:
-            return describe_tasks(asyncio.all_tasks(self.loop))
+            return describe_tasks(asyncio.all_tasks(self._loop))
         except Exception as error:  # noqa: BLE001  # an application's own kind of coroutine may fail in any way
             return f"Tasks: unknown ({error!r})\n"
 
 
-def describe_threads(interrupted: FrameType | None = None) -> list[str]:
+def describe_threads(interrupted: FrameType | None = None, outside: Collection[FrameType] = ()) -> list[str]:
     """Return the name and the innermost frames of each thread, the caller's first, most recent call last.
 
     Args:
         interrupted: a frame to show as the caller's in place of its own.
+        outside: frames of no interest, outermost of their stack; they are left out.
     """
     names = {thread.ident: thread.name for thread in threading.enumerate()}
     frames = sys._current_frames()  # noqa: SLF001  # documented; there is no other way
@@ -90,9 +100,16 @@ def describe_threads(interrupted: FrameType | None = None) -> list[str]:
     frames = {own: interrupted or frames[own], **{ident: frame for ident, frame in frames.items() if ident != own}}
     parts = []
     for ident, frame in frames.items():
-        stack = "".join(traceback.format_stack(frame, MOST_FRAMES_OF_A_THREAD))
+        inside = sum(each not in outside for each in _frames_down_from(frame))
+        stack = "".join(traceback.format_stack(frame, max(1, min(inside, MOST_FRAMES_OF_A_THREAD))))
         parts.append(f"Thread {names.get(ident, 'unknown')} ({ident}):\n{stack}")
     return parts
+
+
+def _frames_down_from(frame: FrameType | None) -> Iterator[FrameType]:
+    while frame is not None:
+        yield frame
+        frame = frame.f_back
 
 
 def _fit(parts: Iterable[str], most_bytes: int, kind: str) -> str:

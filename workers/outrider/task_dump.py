@@ -2,13 +2,16 @@
 
 `Task.get_stack` shows the outermost frame of a suspended task only. This follows what each coroutine awaits, down
 to the innermost frame. Tasks with the same stack are told of together: of ten thousand connections, one stack.
+Those of requests come first, then the application's others, and our own (the server, the lifespan) last.
 """
 
 from __future__ import annotations
 
 import gc
+import os
 import traceback
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -20,6 +23,8 @@ MOST_FRAMES = 40
 MOST_BYTES = 160 * 1024
 _LONGEST_CHAIN = 1000
 _MOST_NAMES = 3
+_REQUEST = "request"  # runtime.Runtime.renew_spawn gives this name
+_OURS = f"{Path(__file__).parent}{os.sep}"
 
 # How a coroutine, a generator and an asynchronous generator name their frame, and what they await.
 _KINDS = (("cr_frame", "cr_await"), ("gi_frame", "gi_yieldfrom"), ("ag_frame", "ag_await"))
@@ -30,7 +35,7 @@ _WRAPPERS = frozenset({"async_generator_asend", "async_generator_athrow", "anext
 def describe_tasks(
     tasks: Iterable[asyncio.Task[Any]], most_stacks: int = MOST_STACKS, most_bytes: int = MOST_BYTES
 ) -> str:
-    """Describe tasks by where they wait, most frequent stack first, innermost frame last.
+    """Describe tasks by where they wait: requests first, then the most frequent stack; innermost frame last.
 
     What is beyond `most_stacks` or `most_bytes` (as UTF-8) is left out; the last line says how many tasks those are.
     To be called in the loop's thread, between two bytecodes of it as in a signal handler is fine.
@@ -41,7 +46,7 @@ def describe_tasks(
     parts: list[str] = []
     room = most_bytes
     left_out = 0
-    for group in sorted(alike.values(), key=lambda group: (-len(group), group[0].get_name())):
+    for group in sorted(alike.values(), key=lambda group: (_rank(group[0]), -len(group), group[0].get_name())):
         part = _describe(group) if len(parts) < most_stacks else None
         size = len(part.encode(errors="backslashreplace")) if part else 0
         if part is None or size > room:
@@ -82,6 +87,13 @@ def _has_frame(candidate: object) -> bool:
 def _place_of(task: asyncio.Task[Any]) -> object:
     coro = task.get_coro()
     return (_name_of(coro), *((frame.f_code, frame.f_lineno) for frame in awaiting_chain(coro)))
+
+
+def _rank(task: asyncio.Task[Any]) -> int:
+    if task.get_name() == _REQUEST:
+        return 0
+    code = getattr(task.get_coro(), "cr_code", None)
+    return 2 if code is not None and code.co_filename.startswith(_OURS) else 1
 
 
 def _name_of(coro: object) -> str:

@@ -264,7 +264,8 @@ class UvicornWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
 
     def run(self) -> None:
         """gunicorn: serve until told to stop."""
-        loop = self._dump.loop = self._new_loop()
+        loop = self._new_loop()
+        self._dump.watch(loop)
         asyncio.set_event_loop(loop)
         self._watchdog = Watchdog(self.log, self._requests_in_flight, self._settings.stall_warning, self.timeout * 2)
         failure = ""

@@ -1,7 +1,7 @@
-"""A whole supervised service on a fake clock: the real machine, real pools as its masters, and made-up workers.
+"""A whole supervised service on a fake clock: the real machine, and the processes of `supervised_processes` below it.
 
-Times are in seconds. What a worker does is up to its `Release`; what the machine decides is carried out, and checked
-against what holds in every scenario: nobody is told to go twice, an operation ends once, the dead hear nothing.
+What the machine decides is carried out, and checked against what holds in every scenario: nobody is told to go twice,
+an operation ends once, the dead hear nothing.
 """
 
 from __future__ import annotations
@@ -15,154 +15,17 @@ from typing import Any
 
 from outrider_supervisor import actions, events, pool
 from outrider_supervisor.actions import Action, Finish, Log, Notify, Readiness
-from outrider_supervisor.events import Event, FromGeneration, Sample
+from outrider_supervisor.events import Event, FromGeneration
 from outrider_supervisor.generation import Generation
 from outrider_supervisor.machine import Machine
 from outrider_supervisor.machine_state import load_machine, save_machine
-from outrider_supervisor.messages import (
-    FromMaster,
-    MasterBooted,
-    MasterFailed,
-    Replace,
-    SetTarget,
-    Stop,
-    ToMaster,
-    WorkerSpawned,
-)
+from outrider_supervisor.messages import ALIVE_PERIOD, Alive, FromMaster, MasterBooted, MasterFailed, WorkerSpawned
 from outrider_supervisor.rollout import RETIRE_PATIENCE
+from outrider_testing.fakes.supervised_processes import FOREVER, FakeMaster, FakeWorker, Release
 from outrider_testing.services import make_service
 
 TICK = 0.25
 READ_SECONDS = 0.75
-FOREVER = float("inf")
-MIB = 1 << 20
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Release:
-    """What a deployed version does."""
-
-    boot_seconds: float = 1.0
-    boot_fault: str = ""
-    """Workers "exit" at the end of their boot, or it "hangs"."""
-    good_workers: int = 0
-    """So many workers of a generation are without a fault, be it of the boot or a crash, before the others show it."""
-    crashes_after: float = FOREVER
-    """From when the worker is ready."""
-    drain_seconds: float = 0.5
-    requests_per_second: float = 20.0
-    error_share: float = 0.0
-    lag: float = 0.001
-    memory: int = 100 * MIB
-    master_seconds: float = 0.5
-    master_fault: str = ""
-    """What MasterFailed says."""
-    refusal: str = ""
-    """Why the configuration cannot be read."""
-
-    @property
-    def is_healthy(self) -> bool:
-        """Whether its workers boot and stay."""
-        return not (self.boot_fault or self.master_fault) and self.crashes_after == FOREVER
-
-
-@dataclasses.dataclass(slots=True, eq=False)
-class FakeWorker:
-    """A worker's process."""
-
-    pid: int
-    generation: int
-    release: Release
-    born_at: float
-    is_faulty: bool
-    ready_at: float = FOREVER
-    drains_from: float = FOREVER
-    ends_at: float = FOREVER
-    exit_code: int = 0
-    requests: float = 0.0
-    memory: int = 0
-    is_stuck: bool = False
-
-    @property
-    def is_serving(self) -> bool:
-        """Whether it takes requests."""
-        return self.ready_at < FOREVER and self.drains_from == FOREVER
-
-    def end(self, at: float, code: int) -> None:
-        """Exit at that time, unless it does so earlier."""
-        if at < self.ends_at:
-            self.ends_at, self.exit_code = at, code
-
-    def live(self, now: float, seconds: float) -> None:
-        """Go on until `now`."""
-        fault = self.release.boot_fault if self.is_faulty else ""
-        if self.ready_at == FOREVER and self.drains_from == FOREVER and now >= self.born_at + self.release.boot_seconds:
-            if fault == "exit":
-                self.end(now, 3)
-            elif not fault:
-                self.ready_at = now
-                self.memory = self.release.memory
-        if self.is_serving:
-            self.requests += self.release.requests_per_second * seconds
-            if self.is_faulty and now >= self.ready_at + self.release.crashes_after:
-                self.end(now, -signal.SIGSEGV)
-
-    def receive(self, number: signal.Signals, now: float) -> None:
-        """Get a signal."""
-        if number == signal.SIGTERM:
-            drain = self.release.drain_seconds if self.ready_at < FOREVER else 0.0
-            self.drains_from = min(self.drains_from, now)
-            self.end(now + drain, 0)
-        else:
-            self.drains_from = min(self.drains_from, now)
-            self.end(now, -number)
-
-    def sample(self) -> Sample:
-        """Its row of the scoreboard."""
-        requests = int(self.requests)
-        errors = int(requests * self.release.error_share)
-        return Sample(requests, errors, self.release.lag, self.memory)
-
-
-class FakeMaster:
-    """A master's process: the pool is the real one."""
-
-    def __init__(self, order: actions.StartMaster, release: Release, now: float) -> None:
-        service = order.service
-        self.number = order.number
-        self.release = release
-        self.boots_at = now + release.master_seconds
-        self.is_booted = False
-        self.is_hung = False
-        self.inbox: deque[ToMaster] = deque()
-        self.workers: dict[int, FakeWorker] = {}
-        self.spawned = 0
-        limits = pool.Limits(service.boot_timeout, 30.0, service.graceful_timeout, service.restart_intensity)
-        self.pool = pool.Pool(order.workers, limits, random=lambda: 0.0)
-
-    def obey(self, now: float) -> None:
-        """Take the messages that came."""
-        while self.inbox:
-            match self.inbox.popleft():
-                case SetTarget(workers):
-                    self.pool.set_target(workers)
-                case Replace(pid):
-                    self.pool.replace(pid, now)
-                case Stop(fast):
-                    self.pool.stop(now, fast=fast)
-
-    def observe(self, now: float) -> None:
-        """Look at the workers."""
-        for pid, worker in list(self.workers.items()):
-            if worker.ends_at <= now:
-                del self.workers[pid]
-                self.pool.exited(pid, worker.exit_code, now)
-            elif worker.drains_from < FOREVER:
-                self.pool.draining(pid, now)
-            elif worker.ready_at < FOREVER:
-                self.pool.ready(pid, now)
-                if not worker.is_stuck:
-                    self.pool.beat(pid, now)
 
 
 class FakeService:
@@ -412,6 +275,9 @@ class FakeService:
             self._tell_supervisor(master, MasterBooted())
         master.obey(self.now)
         master.observe(self.now)
+        if self.now >= master.alive_at:
+            master.alive_at = self.now + ALIVE_PERIOD
+            self._tell_supervisor(master, Alive())
         while todo := master.pool.decide(self.now):
             for action in todo:
                 self._do_for_master(master, action)

@@ -1,0 +1,77 @@
+"""What a master does while it starts and waits; its life with workers is in tests/integration/test_master.py."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from outrider_supervisor.messages import ALIVE_PERIOD, Alive, MasterBooted, Stop
+from outrider_testing.fake_supervisor import FakeSupervisor
+
+PROBE = "outrider_testing.apps.probe:app"
+
+HANGING = """
+import select
+
+def on_starting(server):
+    select.poll().poll()
+"""
+
+RECORDING = """
+import faulthandler
+
+def record(*words):
+    with open("story", "a") as story:
+        print(*words, file=story)
+
+faulthandler.dump_traceback_later = lambda seconds: record("dump after", seconds)
+faulthandler.cancel_dump_traceback_later = lambda: record("no dump")
+
+def on_starting(server):
+    record("starting")
+"""
+
+IMPATIENT = """
+import __main__
+
+__main__.ALIVE_PERIOD = 0.01
+"""
+
+
+@pytest.fixture
+def supervisor(tmp_path: Path) -> Iterator[FakeSupervisor]:
+    with contextlib.closing(FakeSupervisor(tmp_path)) as supervisor:
+        yield supervisor
+
+
+def test_master_says_that_it_is_alive_once_it_is_up(supervisor: FakeSupervisor) -> None:
+    began = time.monotonic()
+    supervisor.start(PROBE)
+    supervisor.until_ready()
+    assert [type(message) for message in supervisor.messages[:2]] == [MasterBooted, Alive]
+    periods = (time.monotonic() - began) / ALIVE_PERIOD
+    assert len(supervisor.find(Alive)) <= 1 + periods  # and not at each turn of its loop
+    supervisor.send(Stop(fast=True))
+    assert supervisor.until_exit() == 0
+
+
+def test_master_says_again_and_again_that_it_is_alive(supervisor: FakeSupervisor) -> None:
+    supervisor.start(PROBE, config=IMPATIENT)
+    supervisor.until_message(Alive, 3)
+
+
+def test_master_that_hangs_in_its_start_logs_where(supervisor: FakeSupervisor) -> None:
+    supervisor.start(PROBE, "--boot-timeout", "0.2", config=HANGING)
+    supervisor.until(lambda: "in main\n" in supervisor.log(), "the place where it hangs")
+    assert "Timeout (0:00:00" in supervisor.log()
+
+
+def test_master_expects_to_hang_only_until_it_is_up(supervisor: FakeSupervisor) -> None:
+    supervisor.start(PROBE, "--boot-timeout", "7", config=RECORDING)
+    supervisor.until_ready()
+    story = (supervisor.directory / "story").read_text()
+    assert story.splitlines() == ["dump after 7.0", "starting", "no dump"]
