@@ -52,23 +52,23 @@ def nothing() -> list[str]:
     return []
 
 
-def test_dump_lists_requests_threads_and_tasks_in_this_order(log: Log, loop: ManualLoop) -> None:
+def test_dump_lists_requests_tasks_and_threads_in_this_order(log: Log, loop: ManualLoop) -> None:
     async def wait_for_ever() -> None:
         await asyncio.get_running_loop().create_future()
 
     dump = Dump(log, lambda: ["GET /a", "GET /b"])
-    dump.loop = loop
+    dump.watch(loop)
     patient = loop.create_task(wait_for_ever(), name="patient")
     loop.run_ready()
     dump.log_on_request(41, None)
     ((level, text, extra),) = log.records
     assert level == "warning"
     assert extra == {"report": "dump"}
-    requests, _, rest = text.partition(f"Thread MainThread ({threading.get_ident()}):\n")
+    requests, _, rest = text.partition("Task 'patient', ")
     assert requests == "Worker dump (pid: 41). Requests in flight:\nGET /a\nGET /b\n"
-    threads, _, tasks = rest.partition("Task 'patient', ")
-    assert "in test_dump_lists_requests_threads_and_tasks_in_this_order\n" in threads
+    tasks, _, threads = rest.partition(f"Thread MainThread ({threading.get_ident()}):\n")
     assert "in wait_for_ever\n" in tasks
+    assert "in test_dump_lists_requests_tasks_and_threads_in_this_order\n" in threads
     assert not text.endswith("\n")
     assert not patient.done()  # and kept alive until here: a loop has its tasks by weak references
 
@@ -83,6 +83,20 @@ def test_dump_shows_where_the_signal_came(log: Log) -> None:
     Dump(log, nothing).log_on_request(41, sys._getframe())
     assert "    Dump(log, nothing).log_on_request(41, sys._getframe())\n" in f"{log.text}\n"
     assert "in log_on_request\n" not in log.text
+
+
+def test_dump_leaves_out_what_has_called_the_function_that_runs_the_loop(log: Log, loop: ManualLoop) -> None:
+    def run() -> None:
+        dump.watch(loop)
+        serve()
+
+    def serve() -> None:
+        dump.log_on_request(41, sys._getframe())
+
+    dump = Dump(log, nothing)
+    run()
+    own = log.text.partition("Thread MainThread")[2].partition("\nThread ")[0]
+    assert [line.rpartition(" ")[2] for line in own.splitlines() if line.startswith("  File ")] == ["run", "serve"]
 
 
 @pytest.mark.parametrize("level, method", [(logging.WARNING, "warning"), (logging.ERROR, "critical")])
@@ -143,11 +157,10 @@ def test_tasks_that_cannot_be_described_leave_the_rest(log: Log, monkeypatch: py
     monkeypatch.setattr(module, "describe_tasks", fail)
     dump = Dump(log, nothing)
     loop = asyncio.new_event_loop()
-    dump.loop = loop
+    dump.watch(loop)
     dump.log_on_request(41, None)
     loop.close()
-    assert "Thread MainThread" in log.text
-    assert log.text.endswith("\nTasks: unknown (ValueError('odd'))")
+    assert "\nTasks: unknown (ValueError('odd'))\nThread MainThread" in log.text
 
 
 def test_requests_for_which_there_is_no_room_are_counted(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from outrider.errors import Aborted
 from outrider.forwarded import TrustedPeers
 from outrider.http1_response import WRITE_HIGH_WATER
 from outrider.http_stream import CLIENT_CLOSED_REQUEST, HIGH_WATER
-from outrider_testing.fakes import Client, DrivenApp, FakeObserver, ManualLoop, make_context, make_runtime
+from outrider_testing.fakes import Client, DrivenApp, FakeObserver, ManualLoop, constant, make_context, make_runtime
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 
@@ -81,6 +81,22 @@ def peers() -> Iterator[tuple[socket.socket, socket.socket]]:
     yield ours, theirs
     ours.close()
     theirs.close()
+
+
+def test_idle_connection_whose_next_request_is_unread_is_not_closed(
+    loop: ManualLoop, peers: tuple[socket.socket, socket.socket]
+) -> None:
+    """The loop was too busy to read it: a close would lose the request although it came in time."""
+    ours, theirs = peers
+    client = Client.of(loop, constant(), keepalive=2)
+    client.transport.socket = ours  # type: ignore[assignment]  # a real one, to be looked at
+    client.feed(GET)
+    theirs.send(GET)
+    client.sweep(5)
+    assert not client.transport.is_closing()
+    ours.recv(4096)
+    client.sweep(1)
+    assert client.transport.is_closing()
 
 
 def test_half_closed_client_that_is_gone_is_found(loop: ManualLoop, peers: tuple[socket.socket, socket.socket]) -> None:

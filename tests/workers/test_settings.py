@@ -118,6 +118,13 @@ def test_gunicorn_parses_flags(cfg: Any) -> None:
     assert settings.response_headers == ((b"X-A", b"1"), (b"X-B", b"2"))
 
 
+def test_help_of_a_negative_flag_says_what_is_not_done(cfg: Any) -> None:
+    text = " ".join(cfg.parser().format_help().split())
+    assert "--no-server-header Send no `server: outrider`. --no-date-header Send no `date`. --response" in text
+    assert "--no-accept-gate Do not spread" in text
+    assert "--app-factory Call the application object without arguments to get the ASGI application. [False]" in text
+
+
 def test_gunicorn_refuses_bad_value_by_name(cfg: Any) -> None:
     with pytest.raises(ConfigurationError, match=r"^header_timeout is 'soon' .* must be a number of seconds"):
         cfg.set("header_timeout", "soon")

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from outrider import http_stream, task_dump
 from outrider.task_dump import MOST_FRAMES, awaiting_chain, describe_tasks
 from outrider_testing.fakes import ManualLoop
 
@@ -201,6 +202,21 @@ def test_tasks_at_the_same_place_are_told_of_together_and_first(spawn: Spawn) ->
     assert text.startswith("5 tasks 'n0', 'n1', 'n2' ..., outer:\n")
     assert "\nTask 'alone', wait_in_the_depth:\n" in text
     assert text.count("in outer\n") == 1
+
+
+def test_tasks_of_requests_come_first_and_ours_last(spawn: Spawn) -> None:
+    def make(name: str, path: str) -> Coroutine[Any, Any, None]:
+        names: dict[str, Any] = {"wait": wait_in_the_depth}
+        source = f"async def {name}(): await wait()"
+        exec(compile(source, path, "exec"), names)  # noqa: S102  # code with a place of ours
+        coro: Coroutine[Any, Any, None] = names[name]()
+        return coro
+
+    lifespan = spawn(make("live", task_dump.__file__), "lifespan")
+    applications = [spawn(outer(), "background") for _ in range(3)]
+    request = spawn(make("answer", http_stream.__file__), "request")
+    heads = [line for line in describe_tasks([lifespan, *applications, request]).splitlines() if "ask" in line[:7]]
+    assert heads == ["Task 'request', answer:", "3 tasks 'background', outer:", "Task 'lifespan', live:"]
 
 
 def test_tasks_of_one_name_are_named_once(spawn: Spawn) -> None:

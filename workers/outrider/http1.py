@@ -365,18 +365,25 @@ class HTTP1Connection(ResponseWriter):
         elif self._reading is _IDLE and self._writable is not None:
             # Not idle yet: the client still reads the last response.
             self.deadline = self._deadline_in(config.keepalive)
+        elif self._reading is _IDLE and self._poll(select.POLLIN):
+            # A request is here, and the loop was too busy to read it: the next sweep finds it read.
+            self.deadline = self._runtime.now
         else:
             self._close()
 
     def check_client(self) -> None:
         """Look whether a half-closed client has gone for good: the transport reads no more, so it can't tell."""
-        sock = cast("socket.socket", self._transport.get_extra_info("socket"))
-        poll = select.poll()
-        poll.register(sock.fileno(), 0)  # an error and a hang-up are always reported
-        if poll.poll(0):
+        if self._poll(0):  # an error and a hang-up are always reported
             self.abort()
 
     # -- inside
+
+    def _poll(self, events: int) -> bool:
+        """Whether the socket has one of these events, or is broken, at this moment."""
+        sock = cast("socket.socket", self._transport.get_extra_info("socket"))
+        poll = select.poll()
+        poll.register(sock.fileno(), events)
+        return bool(poll.poll(0))
 
     def _next(self) -> None:
         """Nothing is being answered: take the next request from the queue, or wait for one."""

@@ -46,20 +46,25 @@ KUBERNETES_VARIABLE = re.compile(
 
 
 class Flag(NamedTuple):
-    """A command line flag: argparse's `action` and `const`, and gunicorn's `meta` (the name of the value)."""
+    """A command line flag: argparse's `action` and `const`, and gunicorn's `meta` (the name of the value).
+
+    `help` is for a flag that does the opposite of what the setting's description says.
+    """
 
     name: str
     meta: str | None = None
     action: str | None = None
     const: object = None
+    help: str = ""
 
 
 def _switch_on(name: str) -> Flag:
     return Flag(name, action="store_const", const=True)
 
 
-def _switch_off(name: str) -> Flag:
-    return Flag(name, action="store_const", const=False)
+def switch_off(name: str, help: str) -> Flag:  # noqa: A002  # argparse's name for it
+    """A flag that sets its setting, which is on by default, to False; `help` says what is then not done."""
+    return Flag(name, action="store_const", const=False, help=help)
 
 
 def declare(default: object, validator: Callable[[object], object], flag: Flag, description: str) -> Any:
@@ -116,13 +121,13 @@ class OutriderSettings:
     server_header: bool = declare(
         True,
         check.boolean,
-        _switch_off("--no-server-header"),
+        switch_off("--no-server-header", "Send no `server: outrider`."),
         "Send `server: outrider` unless the application sends its own.",
     )
     date_header: bool = declare(
         True,
         check.boolean,
-        _switch_off("--no-date-header"),
+        switch_off("--no-date-header", "Send no `date`."),
         "Send `date` unless the application sends its own.",
     )
     response_headers: tuple[tuple[bytes, bytes], ...] = declare(
@@ -142,7 +147,7 @@ class OutriderSettings:
     accept_gate: bool = declare(
         True,
         check.boolean,
-        _switch_off("--no-accept-gate"),
+        switch_off("--no-accept-gate", "Do not spread connections evenly: the first worker to ask takes each."),
         "Spread connections evenly: a worker that holds clearly more than the freest one steps aside for it, and ends "
         "some kept-alive connections with their next response.",
     )
@@ -300,6 +305,15 @@ def _set(setting: Any, value: object) -> None:
     setting.value = setting.validator(value)
 
 
+def _add_option(setting: Any, parser: Any) -> None:
+    if not setting.flag.help:
+        gunicorn_config.Setting.add_option(setting, parser)
+        return
+    # gunicorn's way would add the default of the setting, which is not that of the flag.
+    flag = setting.flag
+    parser.add_argument(flag.name, dest=setting.name, action=flag.action, const=flag.const, help=flag.help)
+
+
 def _register(field: dataclasses.Field[Any]) -> None:
     """Make the field a gunicorn setting: creating the class adds it to gunicorn's KNOWN_SETTINGS."""
     flag = field.metadata["flag"]
@@ -308,6 +322,7 @@ def _register(field: dataclasses.Field[Any]) -> None:
     attributes = {
         "name": name,
         "section": SECTION,
+        "flag": flag,
         "cli": [flag.name],
         "meta": flag.meta,
         "action": flag.action,
@@ -317,6 +332,7 @@ def _register(field: dataclasses.Field[Any]) -> None:
         "desc": field.metadata["description"],
         "__init__": _initialise,
         "set": _set,
+        "add_option": _add_option,
     }
     base = gunicorn_config.Setting
     type(base)(f"Outrider{name.title().replace('_', '')}", (base,), attributes)

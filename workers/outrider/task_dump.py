@@ -23,8 +23,8 @@ MOST_FRAMES = 40
 MOST_BYTES = 160 * 1024
 _LONGEST_CHAIN = 1000
 _MOST_NAMES = 3
-_REQUEST = "request"  # runtime.Runtime.renew_spawn gives this name
 _OURS = f"{Path(__file__).parent}{os.sep}"
+_REQUESTS = f"{_OURS}http_stream.py"  # an application may have renamed their tasks
 
 # How a coroutine, a generator and an asynchronous generator name their frame, and what they await.
 _KINDS = (("cr_frame", "cr_await"), ("gi_frame", "gi_yieldfrom"), ("ag_frame", "ag_await"))
@@ -90,10 +90,11 @@ def _place_of(task: asyncio.Task[Any]) -> object:
 
 
 def _rank(task: asyncio.Task[Any]) -> int:
-    if task.get_name() == _REQUEST:
-        return 0
     code = getattr(task.get_coro(), "cr_code", None)
-    return 2 if code is not None and code.co_filename.startswith(_OURS) else 1
+    place = "" if code is None else code.co_filename
+    if place == _REQUESTS:
+        return 0
+    return 2 if place.startswith(_OURS) else 1
 
 
 def _name_of(coro: object) -> str:

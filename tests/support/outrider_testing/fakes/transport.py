@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 from typing import Any
 
 READ_SIZE = 262144  # what uvloop reads at most in one go
 
 
+# A descriptor on which nothing ever arrives; the end to write to stays open.
+_SILENT, _KEPT_OPEN = os.pipe()
+
+
 class FakeSocket:
-    """Keeps the options that were set."""
+    """Keeps the options that were set. Who polls it finds nothing to read."""
 
     def __init__(self, family: socket.AddressFamily) -> None:
         self.family = family
@@ -18,6 +23,9 @@ class FakeSocket:
 
     def setsockopt(self, level: int, option: int, value: int | bytes) -> None:
         self.options.append((level, option, value))
+
+    def fileno(self) -> int:
+        return _SILENT
 
 
 class FakeTransport(asyncio.Transport):
