@@ -20,7 +20,7 @@ SOAK := $(patsubst %,tests/integration/test_%.py,zero_loss costs \
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help run test compliance soak lint format types layers bench compare-reloads dist clean
+.PHONY: help run supervise test compliance soak lint format types layers bench compare-reloads dist clean
 
 help: ## list the targets
 	@echo "make TARGET [PYTHON=$(PYTHON)] [VENV=$(VENV)] [PORT=$(PORT)] [WORKERS=$(WORKERS)] [ARGS=...]"
@@ -30,6 +30,11 @@ run: $(VENV)/.example ## serve the example application on four workers
 	@echo "Starting $(WORKERS) workers. Open http://$(HOST):$(PORT)/ — Ctrl-C stops."
 	@exec $(BIN)/gunicorn hello:app --chdir deploy/examples -k outrider.UvicornWorker \
 		-w $(WORKERS) -b $(HOST):$(PORT)
+
+supervise: $(VENV)/.example ## the same under the supervisor
+	@echo "Starting $(WORKERS) workers. Open http://$(HOST):$(PORT)/ — Ctrl-C stops."
+	@echo "In another terminal: $(BIN)/outrider status, $(BIN)/outrider reload"
+	@exec $(BIN)/outrider run hello:app --chdir deploy/examples -w $(WORKERS) -b $(HOST):$(PORT)
 
 test: $(VENV)/.test ## run the tests, with the coverage floor
 ifeq ($(strip $(ARGS)),)

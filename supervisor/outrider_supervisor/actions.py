@@ -66,7 +66,7 @@ class Kill:
 
 @dataclass(frozen=True, slots=True)
 class KeepListeners:
-    """Close our copies of all listeners but those of `service`; all of them with None."""
+    """Close our copies of all listeners but those of `service`; all of them with None. Its log and pid file count."""
 
     service: Service | None
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -31,6 +32,13 @@ from outrider.settings import SECTION
 
 DEFAULT_WORKER_CLASS = "outrider.UvicornWorker"
 USAGE = "%(prog)s [OPTIONS] [APP_MODULE]"
+# The supervisor or our worker refuses these, or they do nothing; docs/settings.md has the reasons.
+HIDDEN = (
+    *("daemon", "reuse_port", "check_config", "print_config", "paste", "raw_paste_global_conf"),
+    *("control_socket", "control_socket_mode", "control_socket_disable"),
+    *("dirty_apps", "dirty_workers", "dirty_timeout", "dirty_threads", "dirty_graceful_timeout"),
+)
+_ROLE = re.compile(r":\w+:`([^`<]*)(<[^>]*>)?`")
 SIMILARITY = 0.8
 """How alike a name in gunicorn.conf.py and a setting must be to be taken for a slip of the pen; difflib's ratio."""
 
@@ -52,11 +60,19 @@ class ConfigurationFailed(Exception):
         """Show it on standard error and end the process with 1, as gunicorn does."""
         if self.details:
             print(self.details.rstrip(), file=sys.stderr)  # noqa: T201  # there is no log yet
-        print(f"Error: {self.reason}", file=sys.stderr, flush=True)  # noqa: T201  # as above
+        print(f"outrider: {self.reason}", file=sys.stderr, flush=True)  # noqa: T201  # as above
         sys.exit(1)
 
 
 class _Parser(argparse.ArgumentParser):
+    def add_argument(self, *args: Any, **kwargs: Any) -> argparse.Action:
+        """Leave out of --help what has no use here, and gunicorn's markup."""
+        if kwargs.get("dest") in HIDDEN:
+            kwargs["help"] = argparse.SUPPRESS
+        elif "help" in kwargs:
+            kwargs["help"] = _ROLE.sub(r"\1", kwargs["help"]).replace("``", "`")
+        return super().add_argument(*args, **kwargs)
+
     def error(self, message: str) -> NoReturn:
         raise ConfigurationFailed(f"{message}. `{self.prog} --help` shows the options.")
 

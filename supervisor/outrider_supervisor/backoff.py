@@ -53,6 +53,11 @@ class Backoff:
         self._crashes.append(now)
         return self.note_failure(now, spawned_at) if self._is_crashing(now) else None
 
+    def reset(self) -> None:
+        """Something else is wanted: do not wait any more."""
+        self.failures = 0
+        self.spawn_at = float("-inf")
+
     def note_service(self, now: float, spawned_at: float, ready_at: float) -> None:
         """A worker serves."""
         if (

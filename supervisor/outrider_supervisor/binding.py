@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import re
+import shlex
 import socket
 import stat
 from collections.abc import Mapping
@@ -20,6 +22,7 @@ from outrider_supervisor.unix_sockets import MOST_PATH, Identity, NotASocket, id
 _MOST_PORT = 0xFFFF
 _FIRST_FREE_PORT = 1024
 _UNKNOWN_BACKLOG = -1
+_OUR_TITLE = re.compile(r"outrider: (?:supervisor|master|worker) \[(.+)\]")
 
 
 class InUseError(ConfigurationError):
@@ -163,7 +166,7 @@ def _bind_path(path: str, service: Service) -> Listener:
     try:
         owner = remove_stale(path)
         if owner is not None:
-            raise InUseError(f"bind: {name} is in use{_by(owner)}; stop that, or choose another path")
+            raise InUseError(f"bind: {name} is in use{_by(owner)}, or choose another path")
         before = os.umask(service.umask)
         try:
             sock.bind(path)
@@ -216,7 +219,7 @@ def _tcp_error(name: str, host: str, port: int, error: OSError) -> Configuration
     if isinstance(error, socket.gaierror):
         return ConfigurationError(f"bind: {name}: the host {host!r} is not known ({error.strerror})")
     if error.errno == errno.EADDRINUSE:
-        return InUseError(f"bind: {name} is in use{_by(_listener_on(port))}; stop that, or choose another port")
+        return InUseError(f"bind: {name} is in use{_by(_listener_on(port))}, or choose another port")
     if error.errno == errno.EADDRNOTAVAIL:
         return ConfigurationError(f"bind: {name}: this machine has no address {host}; choose one that it has")
     if isinstance(error, PermissionError) and port < _FIRST_FREE_PORT:
@@ -253,9 +256,14 @@ def _listener_on(port: int) -> int:
 
 
 def _by(pid: int) -> str:
+    """Whom, and how to stop that."""
     if not pid:
-        return ""
+        return "; stop that"
     try:
-        return f" by {psutil.Process(pid).name()} (pid {pid})"
-    except psutil.Error:
-        return f" by pid {pid}"
+        process = psutil.Process(pid)
+        ours = _OUR_TITLE.match(" ".join(process.cmdline()))
+        if ours is not None:
+            return f" by the Outrider instance {ours[1]}: `outrider stop --name {shlex.quote(ours[1])}`"
+        return f" by {process.name()} (pid {pid}); stop that"
+    except (OSError, psutil.Error):
+        return f" by pid {pid}; stop that"

@@ -22,7 +22,7 @@ MORE_LAG = 3
 
 @dataclass(frozen=True, slots=True)
 class Passed:
-    """The canary serves as well as the old generation; `summary` says what was seen."""
+    """The canary does not serve worse than the old generation; `summary` says what was seen."""
 
     summary: str
 
@@ -77,10 +77,11 @@ class Canary:
             return Failed(failure)
         if age < self._seconds or (self._new.requests < self._enough and age < PATIENCE * self._seconds):
             return None
-        return Passed(
-            f"{count(self._new.requests, 'request')}, {count(self._new.errors, 'error')}, "
-            f"lag {self._new.lag * 1000:.0f} ms"
-        )
+        errors = f"{count(self._new.errors, 'error')}, lag {self._new.lag * 1000:.0f} ms"
+        if self._new.requests < self._enough:
+            requests = f"{self._new.requests} of {count(self._enough, 'request')}"
+            return Passed(f"canary not judged by traffic: {requests}, {errors}")
+        return Passed(f"canary passed: {count(self._new.requests, 'request')}, {errors}")
 
     def _failure(self, least_errors: int) -> str:
         new, old = self._new, self._old

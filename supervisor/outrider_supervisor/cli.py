@@ -6,13 +6,14 @@ A client imports neither gunicorn nor asyncio: it must answer at once, also wher
 from __future__ import annotations
 
 import argparse
+import difflib
 import io
 import json
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import IntEnum
 from typing import Any, NamedTuple, cast
 
@@ -20,7 +21,7 @@ from outrider import __version__
 from outrider.errors import ConfigurationError
 from outrider_supervisor import control_commands as commands
 from outrider_supervisor.client import ClientError, ControlClient
-from outrider_supervisor.paths import find_socket
+from outrider_supervisor.paths import check_name, find_socket
 from outrider_supervisor.progress import Console
 from outrider_supervisor.service import Service
 from outrider_supervisor.status import STATUS_VERSION, Status
@@ -39,16 +40,22 @@ class Exit(IntEnum):
     INTERRUPTED = 130
 
 
-DESCRIPTION = "Serve Python web applications, and reload, scale and stop them without losing a request."
+DESCRIPTION = """\
+Serve Python web applications, and reload, scale and stop them without losing a
+request.
+"""
 EPILOG = """\
 exit status:
-  0  done
-  1  the operation failed: it was refused or rolled back, or the configuration can't be used
-  2  the command line is wrong
-  3  no supervisor was reached, or it went away
-  4  a newer operation of the same kind took its place
+  0    done
+  1    the operation failed: it was refused or rolled back, or the
+       configuration can't be used
+  2    the command line is wrong
+  3    no supervisor was reached, or it went away; `run`: no worker could boot
+  4    a newer operation of the same kind took its place
+  130  Ctrl-C; the operation goes on
 
-`outrider run --help` shows the options of `run` and `check`.
+`outrider run --help` shows the options of `run` and `check`, `outrider COMMAND
+--help` those of another command.
 """
 
 
@@ -64,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     if argv and argv[0] in _STARTED:
         return _start(argv[0], argv[1:])
-    options = _parser().parse_args(argv)
+    options = _parse(argv)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # names and log lines need not be of the terminal's character set
     try:
@@ -80,33 +87,60 @@ def main(argv: Sequence[str] | None = None) -> int:
         return Exit.INTERRUPTED
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parse(argv: Sequence[str]) -> argparse.Namespace:
+    parser, commands_ = _parsers()
+    if argv and not argv[0].startswith("-") and argv[0] not in commands_:
+        close = difflib.get_close_matches(argv[0], commands_, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(commands_)}"
+        parser.error(f"there is no command {argv[0]!r}; {hint}")
+    options, unknown = parser.parse_known_args(argv)
+    if unknown:
+        # The usage of the command is of more help than that of all.
+        commands_[options.command].error(f"unrecognized arguments: {' '.join(unknown)}")
+    return options
+
+
+def _parsers() -> tuple[argparse.ArgumentParser, Mapping[str, argparse.ArgumentParser]]:
+    """The parser of the whole command line, and those of the commands."""
     parser = argparse.ArgumentParser(
         "outrider", description=DESCRIPTION, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--version", action="version", version=f"outrider {__version__}")
-    add = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND", required=True).add_parser
+    subparsers = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND", required=True)
     name = argparse.ArgumentParser(add_help=False)
-    name.add_argument("--name", help="the instance's name (proc_name); needed only where several run")
+    name.add_argument(
+        "--name", type=_name, help="the instance's name (proc_name, such as shop:app); needed only where several run"
+    )
     for command, started in _STARTED.items():
-        add(command, help=started.help, add_help=False)
+        subparsers.add_parser(command, help=started.help, add_help=False)
 
-    status = add("status", parents=[name], help="show generations, workers and the latest events")
+    def add(command: str, summary: str) -> argparse.ArgumentParser:
+        description = f"{summary[0].upper()}{summary[1:]}."
+        return subparsers.add_parser(command, parents=[name], help=summary, description=description)
+
+    status = add("status", "show generations, workers and the latest events")
     status.add_argument("--json", action="store_true", help="as JSON; docs/supervisor.md explains it")
-    reload_ = add("reload", parents=[name], help="serve the code and configuration of now, if they work")
+    reload_ = add("reload", "serve the code and configuration of now, if they work")
     reload_.add_argument("--no-canary", dest="canary", action="store_false", help="do not watch a first worker")
-    stop = add("stop", parents=[name], help="end the service when its requests are answered")
+    stop = add("stop", "end the service when its requests are answered")
     stop.add_argument("--fast", action="store_true", help="at once: requests in flight are cut")
-    scale = add("scale", parents=[name], help="change the number of workers, until the next stop")
-    scale.add_argument("workers", type=_positive, metavar="N")
-    recycle = add("recycle", parents=[name], help="replace workers by new ones")
+    scale = add("scale", "change the number of workers, until the next stop")
+    scale.add_argument("workers", type=_positive, metavar="N", help="how many workers there shall be")
+    recycle = add("recycle", "replace workers by new ones")
     which = recycle.add_mutually_exclusive_group(required=True)
-    which.add_argument("pid", type=_positive, nargs="?", metavar="PID")
-    which.add_argument("--all", action="store_true", help="one after the other")
-    dump = add("dump", parents=[name], help="show what a worker is doing: stacks, tasks, requests")
-    dump.add_argument("pid", type=_positive, metavar="PID")
-    add("upgrade", parents=[name], help="replace the supervisor itself, in place")
-    return parser
+    which.add_argument("pid", type=_positive, nargs="?", metavar="PID", help="the worker, as `status` shows it")
+    which.add_argument("--all", action="store_true", help="every worker, one after the other")
+    dump = add("dump", "show what a worker is doing: stacks, tasks, requests")
+    dump.add_argument("pid", type=_positive, metavar="PID", help="the worker, as `status` shows it")
+    add("upgrade", "replace the supervisor itself, in place")
+    return parser, subparsers.choices
+
+
+def _name(text: str) -> str:
+    try:
+        return check_name(text)
+    except ConfigurationError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _positive(text: str) -> int:
@@ -208,14 +242,38 @@ def _start(name: str, argv: Sequence[str]) -> int:
         try:
             OutriderApplication(options, prog=f"outrider {name}")  # ends with SystemExit
         except ConfigurationFailed as error:
-            error.exit()
-    return _STARTED[name].start(argv)
+            _complain(error.reason)
+            return Exit.USAGE
+    status = _STARTED[name].start(argv)
+    # Afterwards, because a supervisor that runs has no need of gunicorn's memory.
+    return Exit.USAGE if status == Exit.FAILED and _is_wrong(argv) else status
+
+
+def _is_wrong(argv: Sequence[str]) -> bool:
+    """Whether this command line for gunicorn is wrong by itself, whatever the configuration file says."""
+    try:
+        from outrider_supervisor.application import OutriderConfig  # noqa: PLC0415  # as above
+    except OSError:  # in a directory that has been removed gunicorn can't be imported
+        return False
+    config = OutriderConfig()
+    try:
+        for name, value in vars(config.parser().parse_args(argv)).items():
+            if name != "args" and value is not None:
+                config.set(name, value)
+                if name == "proc_name":
+                    check_name(value)
+    except Exception:  # noqa: BLE001  # the parser's and ours, or whatever gunicorn's validators raise
+        return True
+    return False
 
 
 def _run(argv: Sequence[str]) -> int:
-    from outrider_supervisor.main import run  # noqa: PLC0415  # as above
+    try:
+        from outrider_supervisor.main import run  # noqa: PLC0415  # as above
 
-    return run(argv)
+        return run(argv)
+    except KeyboardInterrupt:
+        return Exit.INTERRUPTED
 
 
 def _check(argv: Sequence[str]) -> int:
@@ -232,6 +290,11 @@ def _check(argv: Sequence[str]) -> int:
         _complain("the application ended the process that imported it (os._exit)")
         return Exit.FAILED
     service = Service.from_json(child.stdout.decode())
+    try:
+        check_name(service.name)
+    except ConfigurationError as error:
+        _complain(str(error))
+        return Exit.FAILED
     for note in service.notes:
         _complain(note, prefix="note: ")
     workers = f"{service.workers} worker{'' if service.workers == 1 else 's'}"

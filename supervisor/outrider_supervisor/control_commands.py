@@ -88,6 +88,8 @@ def decode(name: str, body: bytes) -> Command:
         fields = json.loads(body) if body.strip() else {}
     except ValueError as error:
         raise CommandError(f"the body is not JSON: {error}") from error
+    except RecursionError as error:
+        raise CommandError("the body is nested too deeply") from error
     if not isinstance(fields, dict):
         raise CommandError("the body must be a JSON object")
     command = _READERS[name](fields)
@@ -114,6 +116,8 @@ def _number(fields: dict[str, Any], name: str) -> int:
 def _read_recycle(fields: dict[str, Any]) -> Recycle:
     if "all" in fields and "pid" in fields:
         raise CommandError("pid and all exclude each other")
+    if "pid" not in fields and not fields.get("all"):
+        raise CommandError('give {"pid": NUMBER} or {"all": true}')
     return Recycle(0) if _flag(fields, "all", default=False) else Recycle(_number(fields, "pid"))
 
 

@@ -16,6 +16,8 @@ BOOT_STOP = 1.0
 """Seconds for a master that is not up yet: it has no workers, and reads no messages while it imports."""
 MASTER_SILENCE = 60.0
 """Seconds without a word after which a master is taken to hang."""
+SILENCE_IN_ROLLOUT = 2 * ALIVE_PERIOD + 2.0
+"""The same for a master that a reload waits for, since it does not retire its workers."""
 
 
 class Outbox:
@@ -105,6 +107,12 @@ class Fleet:
         elif is_first or fast:
             self._outbox.act(Tell(generation.number, Stop(fast)))
 
+    def kill_unbooted(self) -> None:
+        """Kill the masters that are not up yet: they hold the listeners, and have no workers that would accept."""
+        for generation in self.generations.values():
+            if generation.has_master and not generation.is_booted:
+                self._outbox.act(actions.Kill(generation.number, ()))
+
     def retire_orphans(self, generation: Generation, keep: int, now: float) -> None:
         """Retire workers that have no master: those that do not serve before the others, then the oldest."""
         kept = [worker for worker in generation.workers.values() if worker.state is not WorkerState.RETIRING]
@@ -128,15 +136,19 @@ class Fleet:
                 self._outbox.log(Level.WARNING, f"generation {generation.number}: killing what did not end in time")
                 self._outbox.act(actions.Kill(generation.number, tuple(generation.workers)))
 
-    def kill_silent_masters(self, now: float) -> None:
-        """Kill masters that hang, or are stopped: their workers serve on, and another generation takes over."""
+    def kill_silent_masters(self, now: float, awaited: Generation | None = None) -> None:
+        """Kill masters that hang, or are stopped: their workers serve on, and another generation takes over.
+
+        A reload waits for the one of `awaited`.
+        """
         if now - self._looked_at > ALIVE_PERIOD:  # it was this process that stood still
             for generation in self.generations.values():
                 generation.heard_at = max(generation.heard_at, now)
         self._looked_at = now
         for generation in self.generations.values():
             silent = now - generation.heard_at
-            if generation.has_master and silent > MASTER_SILENCE:
+            patience = SILENCE_IN_ROLLOUT if generation is awaited else MASTER_SILENCE
+            if generation.has_master and silent > patience:
                 generation.heard_at = now
                 self._outbox.log(
                     Level.ERROR,

@@ -33,7 +33,7 @@ class Health:
         """Look at the generation that serves, while nothing is changed on purpose."""
         while self._crashes and now - self._crashes[0] > INTENSITY_WINDOW:
             self._crashes.popleft()
-        reasons = [f"{current.ready} of {count(target, 'worker')} serve"]
+        reasons = [f"serving with {current.ready} of {count(target, 'worker')}"]
         if len(self._crashes) > current.service.restart_intensity:
             reasons.append(f"{len(self._crashes)} crashes within {INTENSITY_WINDOW:g} s")
         if not current.has_master:

@@ -6,6 +6,7 @@ import logging
 import sys
 import time
 from collections import OrderedDict, deque
+from contextlib import suppress
 from typing import Any
 
 from outrider.log_errors import quiet_handler_errors
@@ -91,15 +92,19 @@ class Journal:
 
     def close(self) -> None:
         """Log no more."""
-        self.logger.removeHandler(self._handler)
-        if isinstance(self._handler, logging.FileHandler):
-            self._handler.close()
+        self._drop(self._handler)
 
     def _use(self, handler: logging.Handler) -> None:
         handler.setFormatter(
             logging.Formatter("[%(asctime)s] [%(process)d] [%(levelname)s] %(message)s", "%Y-%m-%d %H:%M:%S %z")
         )
-        self.close()
-        self._handler = handler
+        before, self._handler = self._handler, handler
         self.logger.addHandler(handler)
         quiet_handler_errors((self.logger,))
+        self._drop(before)
+
+    def _drop(self, handler: logging.Handler) -> None:
+        self.logger.removeHandler(handler)
+        if isinstance(handler, logging.FileHandler):
+            with suppress(OSError, ValueError):  # it writes what it could not write before, to the same full disk
+                handler.close()

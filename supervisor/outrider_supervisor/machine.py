@@ -6,6 +6,7 @@ A master that dies is made up for by a reload that nobody asked for (a recovery)
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import singledispatchmethod
 
 from outrider_supervisor import actions, events
@@ -32,6 +33,7 @@ from outrider_supervisor.rollout import Rollout
 
 FIRST_BACKOFF = 1.0
 LONGEST_BACKOFF = 60.0
+EMPTY_BACKOFF = 5.0
 BOOT_FAILED = 3
 """Exit status where the first generation does not come up: gunicorn's WORKER_BOOT_ERROR."""
 
@@ -134,6 +136,8 @@ class Machine:
             self._give_up_operations()
             self.outbox.act(actions.Notify(Readiness.STOPPING))
             self.outbox.act(actions.KeepListeners(None))
+            if self.current is not None:  # else it is the only one, and may be about to say why it fails
+                self.fleet.kill_unbooted()
         for generation in list(self.fleet.generations.values()):
             self.fleet.stop(generation, self._now, fast=event.fast)
 
@@ -170,17 +174,27 @@ class Machine:
     @_take.register
     def _(self, event: events.Observed) -> None:
         if self.rollout is not None:
-            self.rollout.observe(event.samples, self.target, self._now)
+            self._observe_rollout(self.rollout, event.samples)
         self._fail_overdue_start()
         self.fleet.kill_overdue(self._now)
-        self.fleet.kill_silent_masters(self._now)
+        self.fleet.kill_silent_masters(self._now, self.rollout.old if self.rollout is not None else None)
         if isinstance(self.operation, Scale | Recycle) and self._now > self.operation.deadline:
-            serving = f"{self.fleet.capacity} of {count(self.target, 'worker')} serve"
-            missing = f"{len(self.replacements.pids)} workers have not been replaced"
+            serving = f"serving with {self.fleet.capacity} of {count(self.target, 'worker')}"
+            missing = f"{count(len(self.replacements.pids), 'worker')} not replaced yet"
             what = serving if isinstance(self.operation, Scale) else missing
             self._end_operation(Code.FAILED, f"{what}; it is tried further")
         if self.operation is None and self.current is not None and not self.is_stopping:
             self.replacements.replace_due(self.current, event.samples, self.target, self._now)
+
+    def _observe_rollout(self, rollout: Rollout, samples: Mapping[int, events.Sample]) -> None:
+        was_rolling_back = rollout.is_rolling_back
+        rollout.observe(samples, self.target, self._now)
+        if rollout.is_rolling_back and not was_rolling_back:
+            self._tell_way_back(rollout)
+
+    def _tell_way_back(self, rollout: Rollout) -> None:
+        waits = self.operation.id if self.operation is not None else 0
+        self.outbox.log(Level.ERROR, f"generation {rollout.new.number}: {rollout.failure}; going back", waits)
 
     # -- what has happened to processes
 
@@ -195,7 +209,7 @@ class Machine:
             self.fleet.retire_orphans(generation, 0, self._now)
         elif generation is self.current:
             self.outbox.log(
-                Level.ERROR, f"{how}; its {count(generation.ready, 'worker')} serve on until there is another"
+                Level.ERROR, f"{how}; serving on with its {count(generation.ready, 'worker')} until there is another"
             )
             self.replacements.pids.clear()
             if isinstance(self.operation, Scale | Recycle):
@@ -391,7 +405,7 @@ class Machine:
     def _advance_operation(self, current: Generation) -> None:
         operation = self.operation
         if isinstance(operation, Scale) and current.ready == current.kept == self.target:
-            self._end_operation(Code.DONE, f"{count(self.target, 'worker')} serve")
+            self._end_operation(Code.DONE, f"serving with {count(self.target, 'worker')}")
         elif isinstance(operation, Recycle) and self.replacements.advance(operation, current, self._now):
             self._end_operation(Code.DONE, f"{operation.count} of {current.ready} workers replaced")
 
@@ -427,7 +441,7 @@ class Machine:
         self.health.forget_crashes()
         self.replacements.pids.clear()
         new.target = self.target
-        text = f"generation {new.number} is current: {new.ready} of {count(self.target, 'worker')} serve"
+        text = f"generation {new.number} is current, serving with {new.ready} of {count(self.target, 'worker')}"
         self.outbox.log(Level.INFO, text)
         # Before its workers go: they take what is queued at a listener that is not kept.
         self.outbox.act(actions.KeepListeners(new.service))
@@ -453,9 +467,13 @@ class Machine:
         self._postpone_recovery()
 
     def _postpone_recovery(self) -> None:
-        """A generation that should take the place of a lost master's failed: the next one is tried later."""
+        """A generation that should take the place of a lost master's failed: the next one is tried later.
+
+        Soon, while nothing serves at all: then there is nothing to be spared.
+        """
         if self.current is not None and not self.current.has_master:
-            self._recover_at = self._now + self._recovery_pause
+            pause = self._recovery_pause if self.fleet.capacity else min(self._recovery_pause, EMPTY_BACKOFF)
+            self._recover_at = self._now + pause
             self._recovery_pause = min(LONGEST_BACKOFF, 2 * self._recovery_pause)
 
     def _fail_overdue_start(self) -> None:
@@ -476,10 +494,10 @@ class Machine:
                 rollout.blamed = blamed
                 self._commit(rollout, reason)
                 return
-            if not rollout.is_rolling_back:
-                waits = self.operation.id if self.operation is not None else 0
-                self.outbox.log(Level.ERROR, f"generation {generation.number}: {reason}; going back", waits)
+            was_rolling_back = rollout.is_rolling_back
             rollout.fail(reason, self._now, blamed)
+            if not was_rolling_back:
+                self._tell_way_back(rollout)
         elif self.current is None and not self.is_stopping:
             self.outbox.log(Level.ERROR, f"generation {generation.number}: {reason}")
             if generation.ready:

@@ -1,7 +1,7 @@
 """The machine as plain data and back: what a new supervisor takes over from the one it replaces.
 
 Taken over are the generations with their workers, the target, and what signals have asked for meanwhile. Operations
-that a client waits for are not: it finds its connection closed, and asks again.
+that a client waits for are not: it is told to ask again.
 """
 
 from __future__ import annotations

@@ -15,11 +15,11 @@ from typing import Any
 from outrider.errors import ConfigurationError
 from outrider_supervisor import start_directory, upgrade
 from outrider_supervisor.journal import Journal
-from outrider_supervisor.machine_state import load_machine
 from outrider_supervisor.supervisor import Supervisor
 
 CONFIGURATION_FAILED = 1
 CHECK_FAILED = 1
+INTERRUPTED = 130
 
 
 def run(argv: Sequence[str]) -> int:
@@ -27,8 +27,10 @@ def run(argv: Sequence[str]) -> int:
     try:
         return asyncio.run(_supervise(argv, None))
     except ConfigurationError as error:
-        print(f"Error: {error}", file=sys.stderr)  # noqa: T201  # before there is a log, or beside it
+        print(f"outrider: {error}", file=sys.stderr)  # noqa: T201  # before there is a log, or beside it
         return CONFIGURATION_FAILED
+    except KeyboardInterrupt:  # before the supervisor had its handlers; nothing is there that would have to end
+        return INTERRUPTED
 
 
 async def _supervise(argv: Sequence[str], state: dict[str, Any] | None) -> int:
@@ -40,6 +42,7 @@ async def _supervise(argv: Sequence[str], state: dict[str, Any] | None) -> int:
     try:
         return await supervisor.run(supervisor.start() if state is None else upgrade.resume(supervisor, state))
     finally:
+        supervisor.ignore_signals()  # who was told that it has stopped may well send one
         await supervisor.close()
 
 
@@ -47,7 +50,7 @@ def main(arguments: Sequence[str]) -> int:
     """Take over, or check whether that would work; the exit status."""
     if arguments[0] == upgrade.CHECK:
         try:
-            load_machine(upgrade.read(arguments[1])["machine"])
+            upgrade.check(upgrade.read(arguments[1]))
         except (KeyError, TypeError, ValueError) as error:
             print(f"it cannot take over: {error!r}; stop the service and start it anew", file=sys.stderr)  # noqa: T201  # to `upgrade`
             return CHECK_FAILED

@@ -28,7 +28,11 @@ from gunicorn.arbiter import Arbiter
 from gunicorn.errors import AppImportError, ConfigError
 from setproctitle import setproctitle
 
+# Not used here, but after chdir a module of the project could be taken for one that it imports: asyncio.py, http.py.
+# Under gunicorn `-k` has the same effect.
+import outrider.worker  # noqa: F401  # see above
 from outrider.errors import ConfigurationError
+from outrider.log_errors import quiet_handler_errors
 from outrider.orphan import die_with_parent
 from outrider.scoreboard import Scoreboard, WorkerState
 from outrider_supervisor.application import ConfigurationFailed, OutriderApplication
@@ -114,6 +118,7 @@ class Master(Arbiter):  # type: ignore[misc]  # gunicorn has no types
         error_log = getattr(self.log, "error_log", None) or logging.getLogger("gunicorn.error")
         if self._reports not in error_log.handlers:
             error_log.addHandler(self._reports)
+        quiet_handler_errors((error_log, getattr(self.log, "access_log", None) or error_log))
 
     def init_signals(self) -> None:
         """gunicorn: the handlers enqueue. The pipe wakes the loop, even from just before it begins to wait."""
@@ -170,8 +175,11 @@ class Master(Arbiter):  # type: ignore[misc]  # gunicorn has no types
             self._next_alive = now + ALIVE_PERIOD
             self._channel.send(Alive())
         if not self._channel.is_open and not self._pool.is_stopping:
-            self.log.warning("The supervisor is gone: stopping gracefully")
             self._stop(fast=False)
+            self.log.warning("The supervisor is gone: stopping gracefully")
+        self._carry_out()
+
+    def _carry_out(self) -> None:
         while actions := self._pool.decide(time.monotonic()):
             for action in actions:
                 self._perform(action)
@@ -243,10 +251,12 @@ class Master(Arbiter):  # type: ignore[misc]  # gunicorn has no types
             self.log.warning("%s does nothing in a master: send it to the supervisor (pid: %s)", name, supervisor)
 
     def _stop(self, *, fast: bool) -> None:
-        self.log.info("Stopping %s", "at once" if fast else "gracefully")
         sock.close_sockets(self.LISTENERS, unlink=False)
         self.LISTENERS = []
         self._pool.stop(time.monotonic(), fast=fast)
+        self._carry_out()
+        # Last: it waits for ever where standard error is a full pipe that nobody reads any more.
+        self.log.info("Stopping %s", "at once" if fast else "gracefully")
 
     def _reopen_logs(self) -> None:
         self.log.reopen_files()
@@ -259,9 +269,9 @@ class Master(Arbiter):  # type: ignore[misc]  # gunicorn has no types
             case Spawn(replaces):
                 self._spawn(replaces)
             case Send(pid, number):
+                self.kill_worker(pid, number)
                 if number == signal.SIGABRT:
                     self.log.critical("WORKER TIMEOUT (pid:%s): %s", pid, self._pool.workers[pid].fate)
-                self.kill_worker(pid, number)
             case _:
                 self._channel.send(action.message)
 

@@ -81,7 +81,7 @@ class Sampler:
 
 
 def read_memory(pid: int) -> tuple[int | None, str | None]:
-    """PSS of a process in bytes, or RSS where that may not be read; (None, None) if it is gone."""
+    """PSS of a process in bytes, or RSS where that may not be read; (None, None) if neither may, or it is gone."""
     try:
         for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
             if line.startswith("Pss:"):
@@ -90,7 +90,7 @@ def read_memory(pid: int) -> tuple[int | None, str | None]:
         pass
     try:
         return psutil.Process(pid).memory_info().rss, "rss"
-    except psutil.Error:
+    except (OSError, psutil.Error):  # OSError: we have no descriptors left
         return None, None
 
 
@@ -104,6 +104,6 @@ def _mark(row: RowSnapshot, now: float) -> _Mark:
     try:
         times = psutil.Process(row.pid).cpu_times()
         cpu = times.user + times.system
-    except psutil.Error:
+    except (OSError, psutil.Error):  # as above
         cpu = 0.0
     return _Mark(now, cpu, row.loop_busy_ns)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import tempfile
 from contextlib import suppress
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 from outrider.errors import ConfigurationError
 
 _MODE = 0o644
+_MOST_BYTES = 64
 
 
 class PidFile:
@@ -31,12 +33,13 @@ class PidFile:
         """Write the file, or move it if it is elsewhere; with None, remove it.
 
         Raises:
-            ConfigurationError: it cannot be written, or belongs to another process that lives.
+            ConfigurationError: it cannot be written, is no regular file, or belongs to another process that lives.
         """
         wanted = Path(path) if path else None
         if wanted == self._path:
             return
         if wanted is not None:
+            refuse_other_files(wanted)
             _refuse_if_taken(wanted)
             try:
                 _write(wanted)
@@ -51,6 +54,20 @@ class PidFile:
             with suppress(OSError):
                 self._path.unlink()
         self._path = None
+
+
+def refuse_other_files(path: Path) -> None:
+    """See that nothing but a file is replaced: no device, and no FIFO, which would make its reader wait.
+
+    Raises:
+        ConfigurationError: there is something that is no regular file.
+    """
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return  # there is none, or writing it will tell
+    if not stat.S_ISREG(mode):
+        raise ConfigurationError(f"pidfile {path} is no regular file; remove it, or choose another pidfile")
 
 
 def _write(path: Path) -> None:
@@ -85,7 +102,16 @@ def _refuse_if_taken(path: Path) -> None:
 def _owner(path: Path) -> int | None:
     """The process that the file names; None if there is none, or it names none (0 and less mean groups)."""
     try:
-        pid = int(path.read_text())
+        pid = int(_read(path))
     except (OSError, ValueError):
         return None
     return pid if pid > 0 else None
+
+
+def _read(path: Path) -> bytes:
+    """What is in a regular file; nothing of another one, which might never have anything to read."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        return os.read(descriptor, _MOST_BYTES) if stat.S_ISREG(os.fstat(descriptor).st_mode) else b""
+    finally:
+        os.close(descriptor)

@@ -139,9 +139,10 @@ class Pool:
     # -- what the supervisor wants
 
     def set_target(self, target: int) -> None:
-        """Run exactly so many workers, 0 or more. Ignored in a stop."""
-        if not self.is_stopping:
+        """Run exactly so many workers, 0 or more; with another number failures are forgotten. Ignored in a stop."""
+        if not self.is_stopping and target != self.target:
             self.target = target
+            self._backoff.reset()
 
     def replace(self, pid: int, now: float) -> None:
         """Spawn a worker, and retire `pid` once there is one ready too many.
@@ -177,8 +178,8 @@ class Pool:
             self._retire(worker, now)
 
     def spawn_failed(self, now: float) -> None:
-        """`Spawn` could not be carried out."""
-        self._note_failure(now, now)
+        """`Spawn` could not be carried out. Those that were decided on together fail together."""
+        self._note_failure(now, now if self._asked_at is None else self._asked_at)
 
     def ready(self, pid: int, now: float) -> None:
         """The worker serves."""
@@ -221,15 +222,15 @@ class Pool:
         # A reloader, or a limit on requests that the worker keeps itself, ends it with 0.
         ended_itself = worker.stage is Stage.READY and code == 0 and not is_abrupt
         is_expected = self.is_stopping or worker.stage is Stage.RETIRING or ended_itself
-        if not is_expected and worker.stage is Stage.READY:
-            self._note_crash(now, worker.spawned_at)
-        elif worker.stage is Stage.BOOTING:
-            self._note_failure(now, worker.spawned_at)
         how = _describe_exit(worker, code)
         if code == 0 and not is_expected and was_ready:
             how += " without shutting down"
         message = WorkerExited(pid, how, is_expected, was_ready)
         self._tell(message)
+        if not is_expected and worker.stage is Stage.READY:
+            self._note_crash(now, worker.spawned_at)
+        elif worker.stage is Stage.BOOTING:
+            self._note_failure(now, worker.spawned_at)
         return message
 
     # -- what to do

@@ -24,7 +24,9 @@ from outrider_supervisor import start_directory
 FIRST_DESCRIPTOR = 3
 """The number of the first descriptor that a child is given."""
 MOST_OUTPUT = 1 << 20
-"""Bytes of each output of `Children.run` that are kept."""
+"""Bytes of each output of `Children.run` that are kept: the last ones, where errors are."""
+MOST_COMPLAINT = 8192
+"""Bytes of its errors that people are shown."""
 _PR_SET_CHILD_SUBREAPER = 36  # prctl(2), Linux
 _PIPE_CAPACITY = 65536  # pipe(7)
 # SIGKILL and SIGSTOP have no other disposition to be reset from.
@@ -61,12 +63,18 @@ def describe_exit(status: int | None) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """A child that has run: `status` as in `describe_exit`, and what it wrote, each at most `MOST_OUTPUT`."""
+    """A child that has run: `status` as in `describe_exit`, and what it wrote last, each at most `MOST_OUTPUT`."""
 
     status: int
     stdout: bytes
     stderr: bytes
     timed_out: bool
+
+    @property
+    def complaint(self) -> str:
+        """The end of what it wrote to stderr, for people."""
+        text = self.stderr[-MOST_COMPLAINT:].decode(errors="replace").strip()
+        return text if len(self.stderr) <= MOST_COMPLAINT else f"[...] {text}"
 
 
 class Process:
@@ -303,7 +311,7 @@ class Children:
 
 
 class _Pipe:
-    """One output of a child, read while it runs. What is beyond `MOST_OUTPUT` is read and dropped."""
+    """One output of a child, read while it runs. The last `MOST_OUTPUT` bytes are kept."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -342,7 +350,8 @@ class _Pipe:
             data = os.read(self._read_end, _PIPE_CAPACITY)
         except BlockingIOError:
             return
-        self._data += data[: MOST_OUTPUT - len(self._data)]
+        self._data += data
+        del self._data[:-MOST_OUTPUT]
         if not data:
             self._end()
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import importlib
 import os
+import stat
 import sys
 import traceback
 from collections.abc import Sequence
@@ -27,6 +28,7 @@ from outrider.settings import load_settings
 from outrider.uvicorn_kwargs import translate
 from outrider.worker import UvicornWorker
 from outrider_supervisor.application import ConfigurationFailed, OutriderApplication
+from outrider_supervisor.pidfile import refuse_other_files
 from outrider_supervisor.service import Service
 from outrider_supervisor.settings import SupervisorSettings, refuse_variables
 
@@ -71,7 +73,8 @@ def main(argv: Sequence[str]) -> int:
         with os.fdopen(answer, "w") as stream:
             stream.write(service.to_json())
         return 0
-    print(complaint.rstrip(), file=sys.stderr)  # noqa: T201  # that is where the supervisor reads it
+    # The supervisor adds its own prefix to what it reads here; with --import a user does.
+    print(("outrider: " if imports else "") + complaint.rstrip(), file=sys.stderr)  # noqa: T201  # the way to both
     return 1
 
 
@@ -170,12 +173,27 @@ def _refuse(cfg: Any) -> None:
             raise ConfigurationError(f"{name} is {getattr(cfg, name)!r}, but must be False: {reason}")
     if cfg.workers < 1:
         raise ConfigurationError(f"workers is {cfg.workers!r}, but must be 1 or more")
+    if cfg.errorlog != "-":
+        _refuse_odd_log("errorlog", cfg.errorlog)
+    if cfg.pidfile:
+        refuse_other_files(Path(cfg.pidfile))
     for name in ("errorlog", "accesslog"):
         path = getattr(cfg, name)
         if path and path != "-" and not os.access(path if Path(path).exists() else Path(path).parent, os.W_OK):
             raise ConfigurationError(f"{name} is {path!r}, which this user may not write; does the directory exist?")
     if cfg.logconfig and not Path(cfg.logconfig).exists():
         raise ConfigurationError(f"logconfig is {cfg.logconfig!r}, but there is no such file")
+
+
+def _refuse_odd_log(name: str, path: str) -> None:
+    """A FIFO would keep the supervisor waiting for a reader; what is open already, as /dev/stderr is, would not."""
+    try:
+        mode = Path(path).stat().st_mode
+    except OSError:
+        return  # it is yet to be made, or see below
+    is_open_already = os.path.dirname(os.path.realpath(path)) == f"/proc/{os.getpid()}/fd"  # noqa: PTH120  # "pipe:[1]" is no path
+    if not (stat.S_ISREG(mode) or stat.S_ISCHR(mode) or is_open_already):
+        raise ConfigurationError(f"{name} is {path!r}, but must be a regular file, a character device or '-'")
 
 
 def _load_worker_class(cfg: Any) -> Any:

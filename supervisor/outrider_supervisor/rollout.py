@@ -76,10 +76,11 @@ class Rollout:
             if self._has_canary:
                 new.state = GenerationState.CANARY
                 service = new.service
+                requests = count(service.canary_requests, "request")
                 self._canary = canary.Canary(service.canary_seconds, service.canary_requests, now)
                 self.notes.append(
-                    f"worker {pid} is ready; it is the canary for {service.canary_seconds:g} s and "
-                    f"{service.canary_requests} requests"
+                    f"worker {pid} is ready; it is the canary for {service.canary_seconds:g} s and {requests}, "
+                    f"at most {canary.PATIENCE * service.canary_seconds:g} s"
                 )
                 return
             new.state = GenerationState.ROLLING
@@ -95,10 +96,15 @@ class Rollout:
             elif verdict is not None:
                 new.state = GenerationState.ROLLING
                 self.stepped_at = now
-                self.notes.append(f"canary passed ({verdict.summary}), rolling {count(target, 'worker')}")
+                self.notes.append(f"{verdict.summary}; rolling {count(target, 'worker')}")
         elif self.is_overdue(now) and not self.is_rolling_back:
-            what = "worker was ready" if new.is_booted else "master was up"
-            self.fail(f"no {what} within boot_timeout ({new.service.boot_timeout:g} s)", now)
+            self.fail(f"{self._describe_delay()} within boot_timeout ({new.service.boot_timeout:g} s)", now)
+
+    def _describe_delay(self) -> str:
+        old = self.old
+        if old.has_master and old.kept > old.target:
+            return f"the master of generation {old.number} did not retire its workers"
+        return "no worker was ready" if self.new.is_booted else "no master was up"
 
     def is_overdue(self, now: float) -> bool:
         """Whether a step that should have happened did not."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import sys
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 
 READ_TIMEOUT = 60.0
 """Seconds that gunicorn.conf.py may take."""
+KEPT_MASTER_PIDS = 32
+"""Masters whose process id is known, for their last words; those that live are known in any case."""
 
 
 class Seam:
@@ -60,6 +63,8 @@ class Seam:
         self.master_pids: dict[int, int] = {}
         self._stored: set[str] = set()
         self.operations: dict[int, Operation] = {}
+        self.complaint = ""
+        """What else the operation that fails now is told: the words of a child that is no master or worker."""
         self.ended: asyncio.Future[int] = self.loop.create_future()
         self.upgrade: Callable[[], Coroutine[Any, Any, None]]
         """Becomes a new supervisor; set by whoever can."""
@@ -81,15 +86,31 @@ class Seam:
         """
         start_directory.check(self.environ)
         command = [sys.executable, "-P", "-m", "outrider_supervisor.read_config", *self.argv]
-        child = await self.children.run(command, self.environ, READ_TIMEOUT)
-        complaint = child.stderr.decode(errors="replace").strip()
-        if child.timed_out:
-            raise ConfigurationError(f"reading the configuration took longer than {READ_TIMEOUT:g} s\n{complaint}")
-        if child.status != 0:
-            raise ConfigurationError(complaint or f"reading the configuration failed with status {child.status}")
         try:
-            return Service.from_json(child.stdout.decode())
+            child = await self.children.run(command, self.environ, READ_TIMEOUT)
+        except OSError as error:
+            raise ConfigurationError(
+                f"the configuration can't be read: {sys.executable} can't be started ({error.strerror}); "
+                "see the limits of processes and descriptors (ulimit -u, ulimit -n)"
+            ) from error
+        if child.timed_out:
+            complaint = f"\n{child.complaint}"
+            raise ConfigurationError(f"reading the configuration took longer than {READ_TIMEOUT:g} s{complaint}")
+        if child.status != 0:
+            raise ConfigurationError(child.complaint or f"reading the configuration failed with status {child.status}")
+        if not child.stdout:
+            raise ConfigurationError("gunicorn.conf.py ended the process that read it; it must not call os._exit")
+        return self._parse_service(child.stdout)
+
+    @staticmethod
+    def _parse_service(answer: bytes) -> Service:
+        try:
+            return Service.from_json(answer.decode())
         except (KeyError, TypeError, ValueError) as error:
+            if isinstance(error, json.JSONDecodeError) and error.msg == "Extra data" and answer.startswith(b"{"):
+                raise ConfigurationError(
+                    "gunicorn.conf.py answered twice: it forked; it must not call os.fork, use subprocess"
+                ) from error
             raise ConfigurationError(
                 "the configuration was read by another version of outrider than this supervisor's; "
                 f"run `outrider upgrade` first ({type(error).__name__}: {error})"
@@ -121,6 +142,9 @@ class Seam:
         """Look after a master."""
         self.masters[master.number] = master
         self.master_pids[master.number] = master.process.pid
+        past = [number for number in self.master_pids if number not in self.masters]
+        for number in past[:-KEPT_MASTER_PIDS]:
+            del self.master_pids[number]
 
     async def close(self) -> None:
         """Leave nothing behind but what runs on its own."""
@@ -151,6 +175,7 @@ class Seam:
     async def _read_configuration(self) -> None:
         try:
             service = await self.read_service()
+            before = self.listeners.descriptions()
             await self.open_listeners(service)
         except (ConfigurationError, OSError) as error:
             self.on_event(ConfigurationRefused(str(error)))
@@ -158,9 +183,11 @@ class Seam:
             self.journal.logger.exception("the configuration cannot be read")
             self.on_event(ConfigurationRefused(repr(error)))
         else:
-            self.journal.configure(service.errorlog, service.loglevel)
             for note in service.notes:
                 self.journal.write(Level.WARNING, note)
+            for address in self.listeners.descriptions():
+                if address not in before:
+                    self.journal.write(Level.INFO, f"listener opened: {address}")
             self.on_event(ConfigurationRead(service))
 
     @do.register
@@ -199,8 +226,13 @@ class Seam:
             self.listeners.close_all()
             self._store_listeners()
             return
+        self.journal.configure(action.service.errorlog, action.service.loglevel)
+        before = self.listeners.descriptions()
         self.listeners.keep_only(action.service)
         self._store_listeners()
+        for address in before:
+            if address not in self.listeners.descriptions():
+                self.journal.write(Level.INFO, f"listener closed: {address}")
         try:
             self.pidfile.place(action.service.pidfile)
         except ConfigurationError as error:
@@ -226,7 +258,7 @@ class Seam:
             self.reports.read()
             blamed = action.blamed or self.master_pids.get(action.generation, 0)
             self.reports.forget(blamed)
-            details = self.journal.last_words(blamed)
+            details = self.complaint or self.journal.last_words(blamed)
         operation.finish(Outcome(action.code is Code.DONE, action.code.value, action.message, details))
 
     @do.register

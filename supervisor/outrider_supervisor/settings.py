@@ -13,7 +13,7 @@ from typing import Any
 
 from outrider import setting_values as check
 from outrider.errors import ConfigurationError
-from outrider.settings import ENVIRONMENT_PREFIX, Flag, declare, register
+from outrider.settings import ENVIRONMENT_PREFIX, Flag, declare, register, switch_off
 
 _SIZE = re.compile(r"(\d+)([kmg]?)(?:i?b)?", re.IGNORECASE)
 _FACTORS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
@@ -65,7 +65,7 @@ class SupervisorSettings:
     canary: bool = declare(
         True,
         check.boolean,
-        Flag("--no-canary", action="store_const", const=False),
+        switch_off("--no-canary", "Do not watch the first worker of a reload before the others follow."),
         "Begin a reload with a single worker and compare it with the old generation before the others follow: code "
         "that starts but fails its requests is found this way alone.",
     )
@@ -74,7 +74,7 @@ class SupervisorSettings:
         check.seconds,
         Flag("--canary-seconds", "SECONDS"),
         "Shortest time the canary serves. Short enough to wait for, long enough for what breaks in the first "
-        "requests. With little traffic it ends after three times as long. 0 switches the canary off.",
+        "requests. With little traffic it ends after three times as long, 15 s by default. 0 switches the canary off.",
     )
     canary_requests: int = declare(
         20,
@@ -108,7 +108,8 @@ class SupervisorSettings:
         memory_size,
         Flag("--max-worker-memory", "SIZE"),
         "Replace a worker that stays above this much memory (PSS, or RSS where that cannot be read), such as 512M "
-        "or 2G. 0 switches it off: what is right depends on the application.",
+        "or 2G; it is read every 10 s, and counts when three readings in a row are above. 0 switches it off: what is "
+        "right depends on the application.",
     )
 
     @classmethod

@@ -61,8 +61,10 @@ def _head(status: Status, now: float, colour: bool) -> list[str]:
     state = status["state"]
     shown = f"\x1b[{_COLOURS[state]}m{state}\x1b[0m" if colour and state in _COLOURS else plain(state)
     lines = [f"{plain(status['name'])}: {shown}, {status['capacity']} of {count(status['target'], 'worker')} ready"]
-    facts = f"outrider {status['version']}, pid {status['pid']}, up {format_duration(now - status['since'])}, "
-    lines += _wrapped(facts + " ".join(status["addresses"]), "")
+    facts = [f"outrider {status['version']}", f"pid {status['pid']}", f"up {format_duration(now - status['since'])}"]
+    if status["addresses"]:
+        facts.append(" ".join(status["addresses"]))
+    lines += _wrapped(", ".join(facts), "")
     operation = status["operation"]
     if operation is not None:
         age = "" if operation["since"] is None else f" for {format_duration(now - operation['since'])}"
@@ -86,7 +88,7 @@ def _cells(worker: WorkerStatus) -> tuple[str, ...]:
         format_count(worker["in_flight"]),
         format_count(worker["requests"]),
         format_count(worker["errors_5xx"]),
-        format_milliseconds(worker["loop_lag_ms"]),
+        format_milliseconds(None if worker["state"] == "booting" else worker["loop_lag_ms"]),
         format_percent(worker["cpu_percent"]),
         format_size(worker["memory_bytes"]),
     )
@@ -102,7 +104,8 @@ def _row(cells: tuple[str, ...]) -> str:
 def _event(event: EventStatus, now: float) -> list[str]:
     clock = "%H:%M:%S" if now - event["at"] < _DAY else "%m-%d %H:%M"
     level = "" if event["level"] == "info" else f"{event['level']}: "
-    return _wrapped(f"{time.strftime(clock, time.localtime(event['at']))}  {level}{event['text']}", " " * 10)
+    sentence = event["text"].strip().partition("\n")[0]  # and perhaps a traceback, which is in the log
+    return _wrapped(f"{time.strftime(clock, time.localtime(event['at']))}  {level}{sentence}", " " * 10)
 
 
 def _wrapped(text: str, indent: str) -> list[str]:

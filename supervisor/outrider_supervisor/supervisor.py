@@ -42,6 +42,7 @@ HANDLED_SIGNALS = (
     *(signal.SIGHUP, signal.SIGTTIN, signal.SIGTTOU, signal.SIGUSR1, signal.SIGUSR2, signal.SIGWINCH),
     *(signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGCHLD),
 )
+REPLACED = Outcome(ok=False, code=Code.REFUSED.value, message="the supervisor was replaced; ask again")
 
 
 class Supervisor:
@@ -53,12 +54,15 @@ class Supervisor:
         self.loop = asyncio.get_running_loop()
         self.since = time.monotonic()
         self.upgrades = 0
+        self.is_replaced = False
+        """Whether another supervisor takes over now: commands are for that one."""
         self.name = ""
         self._events: deque[Event] = deque()
         self._is_dispatching = False
         self._dumps: dict[int, Operation] = {}
         self._dumped_at: dict[int, float] = {}
         self._next_operation = 0
+        self._terms = 0
         self._progress = ""
         self._operation_since = 0.0
         self._title = ""
@@ -115,6 +119,15 @@ class Supervisor:
             self.loop.add_signal_handler(number, self._note_signal, number)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED_SIGNALS)
 
+    def ignore_signals(self) -> None:
+        """Let no signal end this process otherwise, now that it is about to end."""
+        signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED_SIGNALS)
+        for number in HANDLED_SIGNALS:
+            self.loop.remove_signal_handler(number)
+            if number != signal.SIGCHLD:  # ignored by default; SIG_IGN would take us the status of children
+                signal.signal(number, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED_SIGNALS)
+
     def _note_signal(self, number: int) -> None:
         match number:
             case signal.SIGHUP:
@@ -126,7 +139,8 @@ class Supervisor:
             case signal.SIGUSR2:
                 self.enqueue(events.UpgradeAsked(0))
             case signal.SIGTERM:
-                self.enqueue(events.StopAsked(0, fast=self.machine.is_stopping))
+                self._terms += 1
+                self.enqueue(events.StopAsked(0, fast=self._terms > 1))
             case signal.SIGINT | signal.SIGQUIT:
                 self.enqueue(events.StopAsked(0, fast=True))
             case signal.SIGCHLD:
@@ -160,11 +174,14 @@ class Supervisor:
         await self.seam.close()
 
     def finish_upgrade(self) -> None:
-        """Tell who waits for the upgrade that it happens now: the connection does not survive it."""
+        """Tell who waits for the upgrade that it happens now, and others that it does not: no connection survives."""
         operation = self.machine.operation
         if operation is not None:
             done = Outcome(ok=True, code=Code.DONE.value, message="the new supervisor takes over")
             self.seam.operations.pop(operation.id, Operation()).finish(done)
+        for waiting in [each for each in self.machine.waiting if each.id]:
+            self.machine.waiting.remove(waiting)
+            self.seam.operations.pop(waiting.id, Operation()).finish(REPLACED)
 
     # -- events
 
@@ -212,6 +229,8 @@ class Supervisor:
                 self.journal.keep_report(self.seam.master_pids.get(number, 0), details)
             case events.MasterExited(number):
                 self.seam.masters.pop(number, None)
+            case events.ConfigurationRead(service) if service.name != self.name:
+                self.warn(f"proc_name is {service.name!r} now: the name stays {self.name} until the next start")
 
     def _act(self, action: Action) -> None:
         operation = self.machine.operation
@@ -274,6 +293,9 @@ class Supervisor:
     def submit(self, command: commands.Command) -> Operation:
         """Handler: take a command."""
         operation = Operation()
+        if self.is_replaced and not isinstance(command, commands.StopService):  # which ends the upgrade
+            operation.finish(REPLACED)
+            return operation
         match command:
             case commands.Dump(pid):
                 self._dump(pid, operation)

@@ -11,6 +11,7 @@ import os
 import signal
 import socket
 import sys
+import typing
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NoReturn
@@ -24,11 +25,89 @@ from outrider_supervisor.machine_state import load_machine, save_machine
 from outrider_supervisor.masters import Master
 from outrider_supervisor.report_inbox import ReportInbox
 from outrider_supervisor.seam import Seam
+from outrider_supervisor.service import Service
 from outrider_supervisor.supervisor import HANDLED_SIGNALS, Supervisor
 
 CHECK = "--check"
 CHECK_TIMEOUT = 30.0
 STATE_VERSION = 1
+
+
+_LISTENER = {"address": list | str | int, "descriptor": int, "path": str, "identity": list | None, "backlog": int}
+_WORKER = {"pid": int, "since": float, "state": str, "retired_at": float | None}
+_GENERATION = {
+    "number": int,
+    "service": dict,
+    "state": str,
+    "target": int,
+    "since": float,
+    "has_master": bool,
+    "kill_at": float | None,
+    "workers": [_WORKER],
+}
+_MACHINE = {
+    "generations": [_GENERATION],
+    "current": int,
+    "last_number": int,
+    "target": int,
+    "scaled_to": int | None,
+    "waiting": [dict],
+    "replacing": [int],
+}
+_STATE = {
+    "argv": [str],
+    "name": str,
+    "since": float,
+    "upgrades": int,
+    "scoreboard": int,
+    "reports": [int],
+    "machine": _MACHINE,
+    "masters": [{"number": int, "pid": int, "channel": int}],
+    "listeners": {"adopted": [int], "open": [_LISTENER]},
+    "control": {"directory": str, "managed": bool, "name": str, "descriptor": int, "identity": list | None},
+    "pidfile": str | None,
+    "log": {"errorlog": str, "loglevel": str, "events": [{"at": float, "level": str, "text": str}]},
+}
+"""What `resume` reads: lists of one shape, objects with at least these fields, and types as JSON has them."""
+
+
+def check(state: dict[str, Any]) -> None:
+    """See whether `resume` can read a state, without taking anything over.
+
+    Raises:
+        KeyError, TypeError, ValueError: it cannot.
+    """
+    _check_shape(state, _STATE, "state")
+    ours_and_theirs = 2
+    if len(state["reports"]) != ours_and_theirs:
+        raise ValueError(f"state.reports has {len(state['reports'])} descriptors, not {ours_and_theirs}")
+    machine = load_machine(state["machine"])
+    for generation in machine.fleet.generations.values():
+        _check_service(generation.service)
+
+
+def _check_shape(value: Any, shape: Any, where: str) -> None:
+    if isinstance(shape, dict):
+        _check_shape(value, dict, where)
+        for name, each in shape.items():
+            if name not in value:
+                raise ValueError(f"{where}.{name} is missing")
+            _check_shape(value[name], each, f"{where}.{name}")
+    elif isinstance(shape, list):
+        _check_shape(value, list, where)
+        for number, each in enumerate(value):
+            _check_shape(each, shape[0], f"{where}[{number}]")
+    else:
+        kinds = typing.get_args(shape) or (shape,)
+        is_number = type(value) is int and float in kinds  # JSON has 1 for 1.0; True is no number
+        if type(value) not in kinds and not is_number:
+            raise ValueError(f"{where} is of type {type(value).__name__}")
+
+
+def _check_service(service: Service) -> None:
+    for name, kind in typing.get_type_hints(Service).items():
+        value = getattr(service, name)
+        _check_shape(value, typing.get_origin(kind) if typing.get_origin(kind) is tuple else kind, f"service.{name}")
 
 
 async def replace(supervisor: Supervisor) -> None:
@@ -48,21 +127,33 @@ async def _hand_over(supervisor: Supervisor, state: int) -> None:
     _write(state, save(supervisor))
     complaint = await _check(supervisor, state)
     if complaint:
-        supervisor.enqueue(UpgradeFailed(complaint))
+        _fail(supervisor, complaint)
         return
     if supervisor.machine.is_stopping:  # it was told so meanwhile, which a new one would not know
         return
     supervisor.finish_upgrade()
-    await supervisor.control_server.suspend()
-    signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED_SIGNALS)
+    supervisor.is_replaced = True
     try:
+        await supervisor.control_server.suspend()
+        signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED_SIGNALS)
         if not supervisor.machine.is_stopping:
             _write(state, save(supervisor))  # as it is now
             _become_new(supervisor, state)
     finally:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED_SIGNALS)
+        supervisor.is_replaced = False
         if not supervisor.seam.ended.done():
             await supervisor.control_server.start()
+
+
+def _fail(supervisor: Supervisor, complaint: str) -> None:
+    """Have the machine go on; of a traceback the sentence is its last line, and the rest goes to who asked."""
+    sentence = complaint.rpartition("\n")[2]
+    if sentence != complaint:
+        supervisor.journal.logger.error("the new supervisor does not start:\n%s", complaint)
+        supervisor.seam.complaint = complaint
+    supervisor.enqueue(UpgradeFailed(sentence))
+    supervisor.seam.complaint = ""
 
 
 def save(supervisor: Supervisor) -> dict[str, Any]:
@@ -122,7 +213,7 @@ async def _check(supervisor: Supervisor, state: int) -> str:
         return f"{sys.executable}: {error.strerror}"
     if child.timed_out:
         return f"it does not answer within {CHECK_TIMEOUT:g} s"
-    return child.stderr.decode(errors="replace").strip() or f"status {child.status}" if child.status else ""
+    return child.complaint or f"status {child.status}" if child.status else ""
 
 
 def _become_new(supervisor: Supervisor, state: int) -> NoReturn:

@@ -19,6 +19,7 @@ from gunicorn.errors import AppImportError
 
 from outrider.scoreboard import Field, Row, Scoreboard, WorkerState
 from outrider.supervised import ProcessTitle, Supervision
+from outrider.worker import UvicornWorker
 from outrider_supervisor.reports import ReportHandler
 
 _EARLY_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
@@ -136,9 +137,7 @@ class WorkerFactory:
 
 def keeps_row(worker_class: Any) -> bool:
     """Whether workers of this class keep a row of the scoreboard: UvicornWorker and its subclasses do."""
-    # Not imported here: another class's master needs no uvloop.
-    module = sys.modules.get("outrider.worker")
-    return module is not None and isinstance(worker_class, type) and issubclass(worker_class, module.UvicornWorker)
+    return isinstance(worker_class, type) and issubclass(worker_class, UvicornWorker)
 
 
 class _Chronicler:

@@ -21,6 +21,7 @@ def test_dump_shows_where_the_application_waits(serve: Serve) -> None:
             r"Task 'request', HTTPStream._run:\n(  .*\n)+  .*, in gate\n.*\n  .*, in wait_at_gate\n.*\n  .*, in sleep\n"
         )
         server.until_log(r"(?m)^Thread MainThread \(")
+        assert "arbiter.py" not in server.log_text()  # gunicorn's way to the worker is left out
         server.release("request")
         assert connection.read_response().body == b"request"
     assert server.get("/pid").body == b"%d" % worker

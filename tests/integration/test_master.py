@@ -382,7 +382,7 @@ def failure_of(supervisor: FakeSupervisor) -> MasterFailed:
     """Wait for a master that cannot start: it says why, here and on stderr, and ends with 1."""
     assert supervisor.until_exit() == 1
     failure = supervisor.until_message(MasterFailed)
-    assert f"Error: {failure.reason}" in supervisor.log()
+    assert f"outrider: {failure.reason}" in supervisor.log()
     assert not supervisor.find(MasterBooted)
     return failure
 
@@ -427,7 +427,7 @@ def test_master_without_a_supervisor_refuses_to_start() -> None:
     command = [sys.executable, "-m", "outrider_supervisor.master", "app:app"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert done.stderr == "Error: a master is started by the supervisor alone: use `outrider run`\n"
+    assert done.stderr == "outrider: a master is started by the supervisor alone: use `outrider run`\n"
 
 
 # -- what is inherited

@@ -13,12 +13,14 @@ from outrider_testing import releases
 from outrider_testing.outrider_process import MODULE, OutriderProcess
 from outrider_testing.serving import Supervise
 
-LAUNCHER = (
-    sys.executable,
-    "-c",
-    "import os, shutil, sys; shutil.copy('gunicorn.conf.py', 'r1'); os.symlink('r1', 'current'); "
-    "os.environ['PWD'] = os.path.join(os.getcwd(), 'current'); os.chdir('current'); os.execv(sys.argv[1], sys.argv[1:])",
-)
+CHANGE_DIRECTORY = """\
+import os, shutil, sys
+shutil.copy("gunicorn.conf.py", "r1")
+os.symlink("r1", "current")
+os.environ["PWD"] = os.path.join(os.getcwd(), "current")
+os.chdir("current")
+os.execv(sys.argv[1], sys.argv[1:])
+"""
 """What `cd current` in a shell does."""
 
 pytestmark = pytest.mark.timeout(60)
@@ -29,7 +31,9 @@ def make_release(directory: Path, number: int) -> None:
     release.mkdir()
     (release / "app.py").write_text(releases.good(number))
     configuration = (directory / "gunicorn.conf.py").read_text()
-    (release / "gunicorn.conf.py").write_text(f"{configuration}\ndef when_ready(server):\n    record('read r{number}')\n")
+    (release / "gunicorn.conf.py").write_text(
+        f"{configuration}\ndef when_ready(server):\n    record('read r{number}')\n"
+    )
 
 
 def switch(directory: Path, number: int) -> None:
@@ -41,11 +45,13 @@ def switch(directory: Path, number: int) -> None:
 
 @pytest.fixture
 def deployed(supervise: Supervise) -> OutriderProcess:
-    return supervise("--no-canary", launcher=LAUNCHER, files={"r1/app.py": releases.good(1)})
+    return supervise(
+        "--no-canary", launcher=(sys.executable, "-c", CHANGE_DIRECTORY), files={"r1/app.py": releases.good(1)}
+    )
 
 
-def version(server: OutriderProcess) -> str | None:
-    return server.get("/").headers.get("x-version")
+def version(server: OutriderProcess) -> str:
+    return server.get("/").field("x-version")
 
 
 def test_reload_serves_the_release_that_the_link_was_switched_to(deployed: OutriderProcess) -> None:
@@ -53,7 +59,7 @@ def test_reload_serves_the_release_that_the_link_was_switched_to(deployed: Outri
     switch(deployed.directory, 2)
     deployed.reload().check()
     assert version(deployed) == "2"
-    assert deployed.events()[-1] == "read r2"  # its gunicorn.conf.py, too
+    assert "read r2" in deployed.events()  # its gunicorn.conf.py, too
 
 
 def test_reload_after_an_upgrade_follows_a_link_whose_first_release_was_removed(deployed: OutriderProcess) -> None:
@@ -74,9 +80,11 @@ def test_reload_says_in_a_sentence_that_the_directory_is_gone(deployed: Outrider
 
 
 def test_start_in_a_removed_directory_fails_with_a_sentence(tmp_path: Path) -> None:
-    code = "import os, sys; os.mkdir('gone'); os.chdir('gone'); os.rmdir('../gone'); os.execv(sys.argv[1], sys.argv[1:])"
+    code = (
+        "import os, sys; os.mkdir('gone'); os.chdir('gone'); os.rmdir('../gone'); os.execv(sys.argv[1], sys.argv[1:])"
+    )
     command = [sys.executable, "-c", code, sys.executable, "-P", "-m", MODULE, "run", "app:app"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=30)
     assert done.returncode == 1
-    assert done.stderr.startswith("Error: the working directory does not exist any more")
+    assert "the working directory does not exist any more" in done.stderr
     assert done.stderr.count("\n") == 1

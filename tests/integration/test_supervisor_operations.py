@@ -170,7 +170,7 @@ def test_reload_takes_over_code_and_configuration(supervise: Supervise) -> None:
     releases.deploy(server.directory, releases.good(2))
     releases.configure(server.directory, "workers = 2")
     output = server.reload().check()
-    assert "generation 2 is current: 2 of 2 workers serve" in output
+    assert "generation 2 is current, serving with 2 of 2 workers" in output
     assert version(server) == "2"
 
 

@@ -145,6 +145,17 @@ def test_help_shows_our_settings_in_one_group(capsys: pytest.CaptureFixture[str]
     assert "[outrider.UvicornWorker]" in gunicorns
 
 
+def test_help_leaves_out_what_has_no_use_and_the_markup(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        OutriderApplication(["--help"])
+    text = capsys.readouterr().out
+    for flag in ("--daemon", "--reuse-port", "--check-config", "--print-config", "control-socket", "--dirty-app"):
+        assert flag not in text
+    assert ":ref:" not in text
+    assert "``" not in text
+    assert "The Gunicorn config file. [./gunicorn.conf.py]" in text
+
+
 # -- refusing
 
 
@@ -220,7 +231,7 @@ def test_failure_is_shown_with_its_traceback_and_ends_with_1(capsys: pytest.Capt
     with pytest.raises(SystemExit) as caught:
         ConfigurationFailed("it is wrong", "Traceback\n").exit()
     assert caught.value.code == 1
-    assert capsys.readouterr().err == "Traceback\nError: it is wrong\n"
+    assert capsys.readouterr().err == "Traceback\noutrider: it is wrong\n"
 
 
 # -- misspelt names
@@ -250,3 +261,9 @@ def test_name_like_a_setting_is_noted() -> None:
 )
 def test_other_names_are_the_files_own(values: dict[str, object]) -> None:
     assert find_misspelt(values, {"workers": None, "bind": None}, "f") == []
+
+
+def test_chdir_to_what_is_no_directory_is_one_sentence() -> None:
+    path = configure("", "file")
+    expected = f"chdir is '{path}', but that directory can't be entered: Not a directory"
+    assert failure_of("--chdir", "file", "shop:app").reason == expected

@@ -70,6 +70,20 @@ def test_address_in_use_names_the_process(taken: socket.socket) -> None:
     )
 
 
+@pytest.mark.parametrize("role", ["supervisor [my shop] serving", "worker [my shop] g1 ready", "master [my shop] g1"])
+def test_address_in_use_by_an_instance_of_outrider_names_the_command_that_stops_it(
+    role: str, taken: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(psutil.Process, "cmdline", lambda _self: [f"outrider: {role}"])
+    port = taken.getsockname()[1]
+    with pytest.raises(InUseError) as refusal:
+        bind(("127.0.0.1", port), SERVICE)
+    assert str(refusal.value) == (
+        f"bind: 127.0.0.1:{port} is in use by the Outrider instance my shop: "
+        "`outrider stop --name 'my shop'`, or choose another port"
+    )
+
+
 def test_address_in_use_by_a_process_that_may_not_be_known(
     taken: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:

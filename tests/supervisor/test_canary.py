@@ -24,7 +24,7 @@ def canary() -> Canary:
 def test_canary_that_serves_passes_when_both_bounds_are_reached(canary: Canary) -> None:
     busy = {NEW: sample(REQUESTS, lag=0.002)}
     assert canary.look(busy, {}, BEGIN + SECONDS - 0.1) is None
-    assert canary.look(busy, {}, BEGIN + SECONDS) == Passed("20 requests, 0 errors, lag 2 ms")
+    assert canary.look(busy, {}, BEGIN + SECONDS) == Passed("canary passed: 20 requests, 0 errors, lag 2 ms")
 
 
 def test_canary_waits_for_its_requests(canary: Canary) -> None:
@@ -32,15 +32,18 @@ def test_canary_waits_for_its_requests(canary: Canary) -> None:
     assert canary.look({NEW: sample(REQUESTS)}, {}, BEGIN + SECONDS + 0.1) is not None
 
 
-@pytest.mark.parametrize("requests, summary", [(0, "0 requests"), (1, "1 request")])
+@pytest.mark.parametrize("requests, summary", [(0, "0 of 20 requests"), (1, "1 of 20 requests")])
 def test_canary_with_little_traffic_passes_in_the_end(canary: Canary, requests: int, summary: str) -> None:
     quiet = {NEW: sample(requests)}
     assert canary.look(quiet, {}, BEGIN + PATIENCE * SECONDS - 0.1) is None
-    assert canary.look(quiet, {}, BEGIN + PATIENCE * SECONDS) == Passed(f"{summary}, 0 errors, lag 0 ms")
+    assert canary.look(quiet, {}, BEGIN + PATIENCE * SECONDS) == Passed(
+        f"canary not judged by traffic: {summary}, 0 errors, lag 0 ms"
+    )
 
 
 def test_canary_without_a_number_of_requests_needs_none() -> None:
-    assert Canary(SECONDS, 0, BEGIN).look({}, {}, BEGIN + SECONDS) == Passed("0 requests, 0 errors, lag 0 ms")
+    passed = Passed("canary passed: 0 requests, 0 errors, lag 0 ms")
+    assert Canary(SECONDS, 0, BEGIN).look({}, {}, BEGIN + SECONDS) == passed
 
 
 def test_clear_errors_end_the_canary_early(canary: Canary) -> None:
@@ -57,7 +60,7 @@ def test_few_errors_fail_it_when_its_time_is_over(canary: Canary) -> None:
 
 def test_single_error_proves_nothing(canary: Canary) -> None:
     verdict = canary.look({NEW: sample(4, 1)}, {}, BEGIN + PATIENCE * SECONDS)
-    assert verdict == Passed("4 requests, 1 error, lag 0 ms")
+    assert verdict == Passed("canary not judged by traffic: 4 of 20 requests, 1 error, lag 0 ms")
 
 
 def test_errors_that_the_old_generation_has_as_well_are_no_fault(canary: Canary) -> None:
@@ -86,7 +89,9 @@ def test_counters_that_go_backwards_count_as_nothing(canary: Canary) -> None:
     """The row was given to another worker."""
     canary.look({NEW: sample(50)}, {}, BEGIN)
     canary.look({NEW: sample(10)}, {}, BEGIN + 1)
-    assert canary.look({NEW: sample(12)}, {}, BEGIN + SECONDS) == Passed("52 requests, 0 errors, lag 0 ms")
+    assert canary.look({NEW: sample(12)}, {}, BEGIN + SECONDS) == Passed(
+        "canary passed: 52 requests, 0 errors, lag 0 ms"
+    )
 
 
 def test_blocked_event_loop_fails_it_at_once(canary: Canary) -> None:

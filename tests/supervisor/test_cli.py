@@ -19,7 +19,7 @@ from outrider_supervisor import cli
 from outrider_supervisor.client import ClientError
 from outrider_supervisor.control_commands import Command, Dump, Recycle, Reload, Scale, StopService, Upgrade
 
-DONE = {"ok": True, "code": "done", "message": "generation 2 is current: 4 workers serve", "details": ""}
+DONE = {"ok": True, "code": "done", "message": "generation 2 is current, serving with 4 of 4 workers", "details": ""}
 STATUS: dict[str, Any] = {
     "status_version": 1,
     "name": "shop",
@@ -111,6 +111,7 @@ def test_command_is_sent(client: type[FakeClient], argv: str, command: Command) 
         "dump",
         "dump -1",
         "status --names x",
+        "status --name a/b",
     ],
 )
 def test_wrong_command_line_is_a_usage_error(
@@ -123,6 +124,26 @@ def test_wrong_command_line_is_a_usage_error(
     assert client.commands == []
 
 
+@pytest.mark.parametrize(
+    "argv,usage,complaint",
+    [
+        ("statsu", "outrider [", "there is no command 'statsu'; did you mean status?"),
+        ("fly", "outrider [", "there is no command 'fly'; there are run, check, status, reload, stop, "),
+        ("status --jsno", "outrider status [", "unrecognized arguments: --jsno"),
+        ("scale 3 4", "outrider scale [", "unrecognized arguments: 4"),
+        ("reload --name .x", "outrider reload [", "a leading dot and control characters are not allowed"),
+    ],
+)
+def test_wrong_command_line_is_explained(
+    argv: str, usage: str, complaint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(argv.split())
+    text = capsys.readouterr().err
+    assert text.startswith(f"usage: {usage}")
+    assert complaint in text
+
+
 def test_help_lists_commands_and_exit_statuses(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         cli.main(["--help"])
@@ -131,8 +152,25 @@ def test_help_lists_commands_and_exit_statuses(capsys: pytest.CaptureFixture[str
     assert re.findall(r"^    (\w+) ", text, re.MULTILINE) == [
         "run", "check", "status", "reload", "stop", "scale", "recycle", "dump", "upgrade",
     ]  # fmt: skip
-    assert re.findall(r"^  (\d)  ", text, re.MULTILINE) == ["0", "1", "2", "3", "4"]
-    assert max(map(len, text.splitlines())) <= 100
+    assert re.findall(r"^  (\d+)  ", text, re.MULTILINE) == [str(int(status)) for status in cli.Exit]
+    assert max(map(len, text.splitlines())) <= 80
+
+
+@pytest.mark.parametrize(
+    "command,described",
+    [
+        ("scale", ["Change the number of workers, until the next stop.", "how many workers there shall be"]),
+        ("recycle", ["Replace workers by new ones.", "the worker, as `status` shows it"]),
+        ("dump", ["Show what a worker is doing: stacks, tasks, requests.", "the worker, as `status` shows it"]),
+        ("upgrade", ["Replace the supervisor itself, in place."]),
+    ],
+)
+def test_help_of_a_command_describes_it(command: str, described: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main([command, "--help"])
+    assert caught.value.code == 0
+    text = capsys.readouterr().out
+    assert all(each in text for each in described)
 
 
 def test_docs_list_commands_and_exit_statuses() -> None:
@@ -148,7 +186,7 @@ def test_progress_and_success_go_to_standard_output(
     client.lines = [{"progress": "generation 2: starting"}, {"progress": "1 of 4"}, DONE]
     assert cli.main(["reload"]) == 0
     output = capsys.readouterr()
-    assert output.out == "generation 2: starting\n1 of 4\ngeneration 2 is current: 4 workers serve\n"
+    assert output.out == "generation 2: starting\n1 of 4\ngeneration 2 is current, serving with 4 of 4 workers\n"
     assert output.err == ""
 
 
@@ -286,6 +324,39 @@ def test_check_fails_with_the_reason(tmp_path: Path, code: str, complaint: str) 
     done = run_outrider(tmp_path, "check", "app:app")
     assert (done.returncode, done.stdout) == (1, "")
     assert complaint in done.stderr
+
+
+@pytest.mark.parametrize(
+    "argv,complaint",
+    [
+        ("--nosuch", "unrecognized arguments: --nosuch."),
+        ("--limit-re 3", "ambiguous option: --limit-re could match"),
+        ("-w many", "invalid int value: 'many'"),
+        ("--header-timeout soon", "header_timeout is 'soon' (the command line)"),
+        ("--name a/b", "a slash, a leading dot and control characters are not allowed"),
+    ],
+)
+@pytest.mark.parametrize("command", ["run", "check"])
+def test_wrong_option_is_a_usage_error(tmp_path: Path, command: str, argv: str, complaint: str) -> None:
+    (tmp_path / "app.py").write_text("async def app(scope, receive, send): ...\n")
+    done = run_outrider(tmp_path, command, *argv.split(), "app:app", RUNTIME_DIRECTORY=str(tmp_path))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("outrider: ")
+    assert complaint in done.stderr
+
+
+@pytest.mark.parametrize("command", ["run", "check"])
+def test_wrong_setting_in_the_file_is_no_usage_error(tmp_path: Path, command: str) -> None:
+    (tmp_path / "gunicorn.conf.py").write_text("header_timeout = 'soon'\n")
+    done = run_outrider(tmp_path, command, "-w", "2", "app:app", RUNTIME_DIRECTORY=str(tmp_path))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("outrider: header_timeout is 'soon'")
+
+
+def test_wrong_option_beside_help_is_a_usage_error(tmp_path: Path) -> None:
+    done = run_outrider(tmp_path, "run", "-w", "many", "--help")
+    assert done.returncode == 2
+    assert done.stderr.startswith("outrider: argument -w/--workers: invalid int value: 'many'")
 
 
 def test_run_hands_the_arguments_to_the_supervisor(monkeypatch: pytest.MonkeyPatch) -> None:

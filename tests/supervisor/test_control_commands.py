@@ -55,9 +55,9 @@ def test_empty_body_means_the_defaults(name: str, command: Command) -> None:
         ("scale", b'{"workers": true}', "workers is true: "),
         ("scale", b'{"workers": "4"}', 'workers is "4": '),
         ("scale", b'{"workers": 4.0}', "workers is 4.0: "),
-        ("recycle", b"{}", "pid is missing"),
+        ("recycle", b"{}", 'give {"pid": NUMBER} or {"all": true}'),
         ("recycle", b'{"all": true, "pid": 3}', "pid and all exclude each other"),
-        ("recycle", b'{"all": false}', "pid is missing"),
+        ("recycle", b'{"all": false}', 'give {"pid": NUMBER} or {"all": true}'),
         ("dump", b'{"pid": -1}', "pid is -1: "),
         ("upgrade", b'{"now": true}', "unknown field 'now' for upgrade"),
     ],
@@ -66,3 +66,8 @@ def test_wrong_body_is_refused_with_a_sentence(name: str, body: bytes, sentence:
     with pytest.raises(CommandError) as refusal:
         decode(name, body)
     assert str(refusal.value).startswith(sentence)
+
+
+def test_body_that_is_nested_too_deeply_is_refused() -> None:
+    with pytest.raises(CommandError, match="nested too deeply"):
+        decode("scale", b"[" * 60_000)

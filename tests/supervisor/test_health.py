@@ -57,19 +57,19 @@ def test_service_with_all_its_workers_is_well(scene: Scene) -> None:
 def test_service_with_too_few_workers_is_degraded(scene: Scene, state: WorkerState) -> None:
     scene.set_ready(1, state)
     assert scene.judge()
-    assert scene.logged == [(Level.WARNING, "degraded: 1 of 2 workers serve")]
+    assert scene.logged == [(Level.WARNING, "degraded: serving with 1 of 2 workers")]
 
 
 def test_service_of_one_worker_is_told_of_as_one(scene: Scene) -> None:
     scene.set_ready(0)
     scene.judge(target=1)
-    assert scene.logged == [(Level.WARNING, "degraded: 0 of 1 worker serve")]
+    assert scene.logged == [(Level.WARNING, "degraded: serving with 0 of 1 worker")]
 
 
 def test_service_without_a_master_is_degraded(scene: Scene) -> None:
     scene.generation.has_master = False
     assert scene.judge()
-    assert scene.logged == [(Level.WARNING, "degraded: 2 of 2 workers serve, their master is gone")]
+    assert scene.logged == [(Level.WARNING, "degraded: serving with 2 of 2 workers, their master is gone")]
 
 
 def test_service_that_crashes_more_often_than_it_may_is_degraded(scene: Scene) -> None:
@@ -77,7 +77,7 @@ def test_service_that_crashes_more_often_than_it_may_is_degraded(scene: Scene) -
     assert not scene.judge()
     crash(scene, 1)
     assert scene.judge()
-    assert scene.logged == [(Level.WARNING, "degraded: 2 of 2 workers serve, 3 crashes within 60 s")]
+    assert scene.logged == [(Level.WARNING, "degraded: serving with 2 of 2 workers, 3 crashes within 60 s")]
 
 
 def test_all_reasons_are_told_at_once(scene: Scene) -> None:
@@ -86,7 +86,7 @@ def test_all_reasons_are_told_at_once(scene: Scene) -> None:
     scene.generation.has_master = False
     scene.judge()
     ((_, text),) = scene.logged
-    assert text == "degraded: 1 of 2 workers serve, 3 crashes within 60 s, their master is gone"
+    assert text == "degraded: serving with 1 of 2 workers, 3 crashes within 60 s, their master is gone"
 
 
 def test_crashes_are_forgotten_after_a_while(scene: Scene) -> None:
@@ -94,7 +94,7 @@ def test_crashes_are_forgotten_after_a_while(scene: Scene) -> None:
     crash(scene, 2, NOW + 10)
     assert scene.judge(NOW + INTENSITY_WINDOW)
     assert not scene.judge(NOW + INTENSITY_WINDOW + 0.1)
-    assert scene.logged[-1] == (Level.INFO, "recovered: 2 of 2 workers serve")
+    assert scene.logged[-1] == (Level.INFO, "recovered: serving with 2 of 2 workers")
 
 
 def test_crashes_of_other_code_do_not_count(scene: Scene) -> None:
@@ -112,4 +112,5 @@ def test_beginning_and_end_are_told_once(scene: Scene) -> None:
     look(0)
     look(1)
     look(2)
-    assert [text for _, text in scene.logged] == ["degraded: 0 of 2 workers serve", "recovered: 2 of 2 workers serve"]
+    texts = [text for _, text in scene.logged]
+    assert texts == ["degraded: serving with 0 of 2 workers", "recovered: serving with 2 of 2 workers"]

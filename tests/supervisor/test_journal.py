@@ -198,3 +198,30 @@ def test_long_text_is_remembered_by_its_beginning(journal: Journal) -> None:
     (event,) = journal.events
     assert len(event["text"]) == LONGEST_REPORT
     assert event["text"].startswith("begin")
+
+
+@pytest.fixture
+def full_disk(journal: Journal) -> Journal:
+    """Lines are left in the buffer of a file that cannot take them, so that closing it fails."""
+    journal.configure("/dev/full", "info")
+    journal.write(Level.INFO, "lost")
+    return journal
+
+
+def test_log_leaves_a_full_disk_for_another_file(full_disk: Journal, path: Path) -> None:
+    full_disk.configure(str(path), "info")
+    full_disk.write(Level.INFO, "hello")
+    assert path.read_text().endswith("hello\n")
+
+
+def test_log_on_a_full_disk_is_written_again_once_there_is_room(full_disk: Journal, path: Path) -> None:
+    vars(full_disk)["_path"] = str(path)  # the same file, and room in it
+    full_disk.reopen()
+    full_disk.write(Level.INFO, "hello")
+    assert path.read_text().endswith("hello\n")
+    assert [each for each in full_disk.logger.handlers if isinstance(each, logging.FileHandler)] == [full_disk._handler]
+
+
+def test_log_on_a_full_disk_is_closed(full_disk: Journal) -> None:
+    full_disk.close()
+    assert full_disk._handler not in full_disk.logger.handlers

@@ -88,10 +88,10 @@ def test_events_of_unknown_generations_mean_nothing(service: FakeService) -> Non
 # -- scaling
 
 
-@pytest.mark.parametrize("workers, message", [(1, "1 worker serve"), (2, "2 workers serve"), (8, "8 workers serve")])
-def test_service_scales(service: FakeService, workers: int, message: str) -> None:
+@pytest.mark.parametrize("workers, what", [(1, "1 worker"), (2, "2 workers"), (8, "8 workers")])
+def test_service_scales(service: FakeService, workers: int, what: str) -> None:
     outcome = service.outcome(service.scale(workers))
-    assert (outcome.code, outcome.message) == (Code.DONE, message)
+    assert (outcome.code, outcome.message) == (Code.DONE, f"serving with {what}")
     assert service.serving == workers
     assert service.least_serving >= min(4, workers)
     assert not service.logged("degraded")
@@ -165,7 +165,7 @@ def test_scaling_ends_where_the_master_does_nothing() -> None:
     service = FakeService(workers=4, boot_timeout=30.0).serve()
     service.masters[1].is_hung = True
     outcome = service.outcome(service.scale(6))
-    assert (outcome.code, outcome.message) == (Code.FAILED, "4 of 6 workers serve; it is tried further")
+    assert (outcome.code, outcome.message) == (Code.FAILED, "serving with 4 of 6 workers; it is tried further")
 
 
 # -- the end

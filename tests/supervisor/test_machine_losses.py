@@ -6,7 +6,7 @@ import pytest
 
 from outrider_supervisor.actions import Code
 from outrider_supervisor.fleet import KILL_AFTER, MASTER_SILENCE
-from outrider_supervisor.machine import LONGEST_BACKOFF
+from outrider_supervisor.machine import EMPTY_BACKOFF, LONGEST_BACKOFF
 from outrider_supervisor.messages import ALIVE_PERIOD
 from outrider_testing.fakes.supervised_processes import (
     BOOT_FAILS,
@@ -26,7 +26,7 @@ def test_workers_serve_on_without_a_master_until_there_is_another(service: FakeS
     service.wait_for(lambda: not service.pids(1) and service.machine.state == "serving")
     assert service.least_serving == 4
     assert service.most_alive <= 5
-    assert service.logged("the master of generation 1 was killed by SIGKILL; its 4 workers serve on") == 1
+    assert service.logged("the master of generation 1 was killed by SIGKILL; serving on with its 4 workers") == 1
     assert service.logged("degraded") == service.logged("recovered") == 1
 
 
@@ -47,6 +47,17 @@ def test_recovery_that_fails_is_tried_again_with_growing_pauses(service: FakeSer
     assert service.serving == service.least_serving == 4
     service.deploy(GOOD)
     service.wait_for(lambda: service.machine.state == "serving", limit=LONGEST_BACKOFF + 10)
+
+
+def test_recovery_is_tried_soon_while_nothing_serves(service: FakeService) -> None:
+    service.deploy(BOOT_FAILS)
+    service.kill_master(1)
+    service.run(300.0, tick=1.0)
+    for pid in list(service.workers):
+        service.kill_worker(pid)
+    service.run(60.0, tick=1.0)  # the pause that had been agreed on before
+    service.deploy(GOOD)
+    service.wait_for(lambda: service.machine.state == "serving", limit=EMPTY_BACKOFF + 10)
 
 
 @pytest.mark.parametrize("refusal", ["", "no such file"])
@@ -124,7 +135,7 @@ def test_reload_that_fails_without_an_old_generation_to_go_back_to_is_told_as_fa
     outcome = service.outcome(operation)
     assert (outcome.code, outcome.generation) == (Code.FAILED, 2)
     assert outcome.message.startswith(f"worker {outcome.blamed} exited with code 3 (failed to boot)")
-    assert outcome.message.endswith("it could not be undone, and generation 2 is current: 3 of 4 workers serve")
+    assert outcome.message.endswith("it could not be undone, and generation 2 is current, serving with 3 of 4 workers")
     assert service.current.number == 2
 
 
@@ -189,6 +200,25 @@ def test_master_that_hangs_in_a_reload_does_not_keep_it_from_its_end(service: Fa
     assert service.serving == 4
 
 
+@pytest.mark.parametrize("canary", [False, True])
+def test_reload_gets_by_a_master_that_is_stopped(canary: bool) -> None:
+    service = FakeService(workers=4, boot_timeout=20.0).serve()
+    service.masters[1].is_hung = True
+    assert service.outcome(service.reload(canary=canary)).code is Code.DONE
+    assert service.logged("the master of generation 1 has been silent for 1") == 1
+    service.wait_for(lambda: list(service.masters) == [2])
+    assert service.least_serving == service.serving == 4
+
+
+def test_reload_blames_the_master_that_did_not_follow() -> None:
+    service = FakeService(workers=4, boot_timeout=2.0).serve()
+    service.masters[1].is_hung = True
+    outcome = service.outcome(service.reload(canary=False))
+    assert outcome.message.startswith(
+        "rolled back: the master of generation 1 did not retire its workers within boot_timeout (2 s); "
+    )
+
+
 def test_supervisor_that_stood_still_does_not_blame_the_masters(service: FakeService) -> None:
     service.message_delay = 1.0  # what they said meanwhile is read after the first look
     service.run(3.0)
@@ -206,7 +236,7 @@ def test_crashed_worker_is_replaced_by_its_master(service: FakeService) -> None:
     service.run(5.0)
     assert service.serving == 4
     assert service.logged("was killed by SIGKILL, perhaps out of memory") == 1
-    assert service.logged("degraded: 3 of 4 workers serve") == service.logged("recovered") == 1
+    assert service.logged("degraded: serving with 3 of 4 workers") == service.logged("recovered") == 1
 
 
 def test_many_crashes_make_the_service_degraded_for_a_minute() -> None:

@@ -74,9 +74,9 @@ def test_canary_passes_when_seconds_and_requests_are_reached(service: FakeServic
 def test_canary_with_little_traffic_passes_after_three_times_its_seconds(service: FakeService) -> None:
     service.deploy(Release(requests_per_second=0.5))
     service.reload()
-    service.wait_for(lambda: service.logged("it is the canary") == 1)
+    service.wait_for(lambda: service.logged("it is the canary for 5 s and 20 requests, at most 15 s") == 1)
     began = service.now
-    service.wait_for(lambda: service.logged("canary passed") == 1)
+    service.wait_for(lambda: service.logged("canary not judged by traffic") == 1)
     assert service.now - began == pytest.approx(15.0, abs=TICK)
 
 
@@ -222,7 +222,7 @@ def test_new_generation_takes_over_where_more_of_it_serves_than_could_come_back(
     assert (outcome.code, outcome.generation) == (Code.FAILED, 2)
     assert outcome.blamed > 104
     assert f"worker {outcome.blamed} exited with code 3 (failed to boot); it could not be undone" in outcome.message
-    assert "generation 2 is current: 3 of 4 workers serve" in outcome.message
+    assert "generation 2 is current, serving with 3 of 4 workers" in outcome.message
     assert service.current.number == 2
     assert service.readiness[-1] is Readiness.READY
     assert service.machine.state == "degraded"
@@ -247,3 +247,26 @@ def test_reload_that_failed_before_its_master_was_up_ends_it_soon(service: FakeS
     service.outcome(service.reload())
     service.run(BOOT_STOP + TICK)
     assert list(service.masters) == [1]
+
+
+def test_canary_that_fails_is_told_on_the_way_back(service: FakeService) -> None:
+    service.deploy(Release(error_share=0.5))
+    service.outcome(service.reload())
+    (text,) = [line for line in service.log if line.endswith("; going back")]
+    assert text.startswith("generation 2: canary: ")
+
+
+def test_stop_kills_a_master_that_is_not_up_before_others_are_told(service: FakeService) -> None:
+    service.deploy(Release(master_seconds=FOREVER))
+    service.reload()
+    service.wait_for(lambda: 2 in service.masters)
+    service.actions.clear()
+    service.stop()
+    done = [action for action in service.actions if isinstance(action, actions.Kill | actions.Tell)]
+    assert done[:2] == [actions.Kill(2, ()), actions.Tell(1, Stop(fast=False))]
+
+
+def test_stop_lets_the_only_master_say_why_it_fails() -> None:
+    service = FakeService(Release(master_seconds=FOREVER)).start()
+    service.stop()
+    assert not [action for action in service.actions if isinstance(action, actions.Kill)]

@@ -12,15 +12,17 @@ from typing import Any
 import pytest
 
 from outrider.errors import ConfigurationError
-from outrider_supervisor import main, upgrade
+from outrider_supervisor import main, start_directory, upgrade
 from outrider_supervisor.events import FromGeneration, Started
 from outrider_supervisor.journal import Journal
 from outrider_supervisor.machine import Machine
 from outrider_supervisor.machine_state import save_machine
-from outrider_supervisor.main import CHECK_FAILED, CONFIGURATION_FAILED
+from outrider_supervisor.main import CHECK_FAILED, CONFIGURATION_FAILED, INTERRUPTED
 from outrider_supervisor.messages import WorkerReady, WorkerSpawned
 from outrider_supervisor.upgrade import CHECK, STATE_VERSION
 from outrider_testing.services import make_service
+
+REMOVED = object()
 
 
 class FakeSeam:
@@ -47,7 +49,12 @@ class FakeSupervisor:
         await start
         if self.argv == ["broken"]:
             raise ConfigurationError("app: no such module")
+        if self.argv == ["interrupted"]:
+            raise KeyboardInterrupt
         return 3
+
+    def ignore_signals(self) -> None:
+        self.done.append("ignore signals")
 
     async def close(self) -> None:
         self.done.append("close")
@@ -65,15 +72,46 @@ def make_state() -> dict[str, Any]:
     machine.handle(Started(make_service(workers=1)), 1.0)
     machine.handle(FromGeneration(1, WorkerSpawned(7, 0)), 2.0)
     machine.handle(FromGeneration(1, WorkerReady(7)), 3.0)
-    return {"version": STATE_VERSION, "argv": ["app:app", "-w", "2"], "machine": save_machine(machine)}
+    return {
+        "version": STATE_VERSION,
+        "argv": ["app:app", "-w", "2"],
+        "name": "shop",
+        "since": 1.0,
+        "upgrades": 0,
+        "machine": save_machine(machine),
+        "masters": [{"number": 1, "pid": 6, "channel": 5}],
+        "scoreboard": 3,
+        "reports": [7, 8],
+        "listeners": {
+            "adopted": [],
+            "open": [{"address": ["127.0.0.1", 80], "descriptor": 9, "path": "", "identity": None, "backlog": 16}],
+        },
+        "control": {"directory": "run", "managed": False, "name": "shop", "descriptor": 10, "identity": [1, 2]},
+        "pidfile": None,
+        "log": {"errorlog": "-", "loglevel": "INFO", "events": [{"at": 1.5, "level": "info", "text": "hello"}]},
+    }
+
+
+def change(state: Any, path: str, value: Any) -> Any:
+    """The state with another value at a dotted path; REMOVED takes it out."""
+    changed = json.loads(json.dumps(state))
+    *way, last = (int(name) if name.isdigit() else name for name in path.split("."))
+    place = changed
+    for name in way:
+        place = place[name]
+    if value is REMOVED:
+        del place[last]
+    else:
+        place[last] = value
+    return changed
 
 
 def test_run_supervises_and_returns_the_status() -> None:
     assert main.run(["app:app"]) == 3
     (supervisor,) = FakeSupervisor.made
     assert supervisor.argv == ["app:app"]
-    assert supervisor.environ == dict(os.environ)
-    assert supervisor.done == ["start", "close"]
+    assert supervisor.environ == os.environ | {start_directory.VARIABLE: start_directory.find(os.environ)}
+    assert supervisor.done == ["start", "ignore signals", "close"]
 
 
 def test_upgrade_is_of_this_supervisor(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,8 +123,13 @@ def test_upgrade_is_of_this_supervisor(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_configuration_error_is_one_line_and_a_status(capsys: pytest.CaptureFixture[str]) -> None:
     assert main.run(["broken"]) == CONFIGURATION_FAILED
-    assert capsys.readouterr().err == "Error: app: no such module\n"
-    assert FakeSupervisor.made[0].done == ["start", "close"]
+    assert capsys.readouterr().err == "outrider: app: no such module\n"
+    assert FakeSupervisor.made[0].done == ["start", "ignore signals", "close"]
+
+
+def test_interrupt_before_there_are_handlers_is_a_status_in_silence(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.run(["interrupted"]) == INTERRUPTED
+    assert capsys.readouterr() == ("", "")
 
 
 def test_descriptor_is_taken_over_and_closed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,17 +163,34 @@ def test_state_that_can_be_taken_over_passes_in_silence(tmp_path: Path, capsys: 
 
 
 @pytest.mark.parametrize(
-    "change, complaint",
+    "path, value, complaint",
     [
-        ({"version": 9}, "the state has version 9, this supervisor knows 1"),
-        ({"machine": {}}, "KeyError('generations')"),
-        ({"machine": None}, "TypeError"),
+        ("version", 9, "the state has version 9, this supervisor knows 1"),
+        ("argv", [1], "state.argv[0] is of type int"),
+        ("name", REMOVED, "state.name is missing"),
+        ("since", True, "state.since is of type bool"),
+        ("machine", None, "state.machine is of type NoneType"),
+        ("machine.generations", REMOVED, "state.machine.generations is missing"),
+        ("machine.current", 9, "KeyError(9)"),
+        ("machine.generations.0.state", "new", "'new' is not a valid GenerationState"),
+        ("machine.generations.0.workers.0.pid", "7", "state.machine.generations[0].workers[0].pid is of type str"),
+        ("machine.generations.0.service.colour", "red", "unexpected keyword argument 'colour'"),
+        ("machine.generations.0.service.boot_timeout", "60", "service.boot_timeout is of type str"),
+        ("machine.waiting", [{"kind": "dance"}], "KeyError('dance')"),
+        ("masters.0.channel", REMOVED, "state.masters[0].channel is missing"),
+        ("scoreboard", None, "state.scoreboard is of type NoneType"),
+        ("reports", [7], "state.reports has 1 descriptors, not 2"),
+        ("listeners.open.0.descriptor", "9", "state.listeners.open[0].descriptor is of type str"),
+        ("control.identity", 5, "state.control.identity is of type int"),
+        ("pidfile", 5, "state.pidfile is of type int"),
+        ("log", {}, "state.log.errorlog is missing"),
+        ("log.events.0", "hello", "state.log.events[0] is of type str"),
     ],
 )
 def test_state_that_cannot_be_taken_over_is_one_line_with_advice(
-    change: dict[str, Any], complaint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    path: str, value: Any, complaint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert check(tmp_path / "state", {**make_state(), **change}) == CHECK_FAILED
+    assert check(tmp_path / "state", change(make_state(), path, value)) == CHECK_FAILED
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("it cannot take over: ")
     assert complaint in line

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +13,7 @@ import pytest
 
 from outrider_supervisor.messages import ALIVE_PERIOD, Alive, MasterBooted, Stop
 from outrider_testing.fake_supervisor import FakeSupervisor
+from outrider_testing.http_client import can_connect
 
 PROBE = "outrider_testing.apps.probe:app"
 
@@ -75,3 +78,33 @@ def test_master_expects_to_hang_only_until_it_is_up(supervisor: FakeSupervisor) 
     supervisor.until_ready()
     story = (supervisor.directory / "story").read_text()
     assert story.splitlines() == ["dump after 7.0", "starting", "no dump"]
+
+
+@pytest.mark.parametrize("module", ["asyncio", "concurrent", "http", "httptools", "platform", "uvloop"])
+def test_module_of_the_project_does_not_stand_in_for_a_library(supervisor: FakeSupervisor, module: str) -> None:
+    (supervisor.directory / f"{module}.py").write_text("raise ImportError('this is no library')")
+    supervisor.start(PROBE)
+    supervisor.until_ready()
+
+
+def test_master_on_a_full_disk_says_so_without_call_stacks(supervisor: FakeSupervisor) -> None:
+    supervisor.start(PROBE, "--error-logfile", "/dev/full")
+    supervisor.until_ready()
+    assert "can't write the log" in supervisor.log()
+    assert "Logging error" not in supervisor.log()
+
+
+def test_master_without_a_supervisor_stops_its_workers_though_nobody_reads_the_log(supervisor: FakeSupervisor) -> None:
+    path = supervisor.directory / "errors"
+    os.mkfifo(path)
+    pipe = os.open(path, os.O_RDWR | os.O_NONBLOCK)
+    address = supervisor.listener.getsockname()
+    supervisor.start(PROBE, "--error-logfile", str(path))
+    supervisor.until_ready()
+    with contextlib.suppress(BlockingIOError):
+        while os.write(pipe, b"\n" * 64):
+            pass
+    supervisor.listener.close()
+    supervisor.channel.shutdown(socket.SHUT_RDWR)
+    supervisor.until(lambda: not can_connect(address), "the end of the service")
+    os.close(pipe)

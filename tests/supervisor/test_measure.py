@@ -190,3 +190,16 @@ def test_memory_is_rss_where_pss_may_not_be_read(
 
 def test_process_that_is_gone_has_no_memory(gone: int) -> None:
     assert read_memory(gone) == (None, None)
+
+
+def test_worker_is_looked_at_without_descriptors_too(board: Scoreboard, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(24, "Too many open files")
+
+    claim(board, requests=7)
+    sampler = Sampler(board)
+    monkeypatch.setattr(measure, "Path", fail)
+    monkeypatch.setattr(psutil, "Process", fail)
+    sample = sampler.sample([generation(OURS, max_worker_memory=MIB)], START)[OURS]
+    assert (sample.requests, sample.memory) == (7, None)
+    assert sampler.usage([OURS], sampler.rows(), START + 2.0, {})[OURS].memory_bytes is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -113,15 +114,36 @@ def test_directory_that_is_missing_is_an_error(path: Path) -> None:
         placed(path.parent / "missing" / "web.pid")
 
 
-def test_failed_write_leaves_nothing_behind_and_the_old_file_in_place(path: Path) -> None:
+def test_failed_write_leaves_nothing_behind_and_the_old_file_in_place(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_descriptor: int, _mode: int) -> None:
+        raise OSError(28, "No space left on device")
+
     pidfile = placed(path)
-    taken = path.with_name("directory")
-    taken.mkdir()
-    with pytest.raises(ConfigurationError, match="cannot be written: Is a directory"):
-        pidfile.place(str(taken))
-    assert sorted(path.parent.iterdir()) == sorted([path, taken])
+    monkeypatch.setattr(os, "fchmod", fail)
+    with pytest.raises(ConfigurationError, match="cannot be written: No space left on device"):
+        pidfile.place(str(path.with_name("other")))
+    assert list(path.parent.iterdir()) == [path]
     assert path.read_text() == OURS
     assert pidfile.path == str(path)
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+def test_what_is_no_file_is_neither_waited_for_nor_replaced(path: Path, make: Callable[[Path], None]) -> None:
+    make(path)
+    mode = path.stat().st_mode
+    with pytest.raises(ConfigurationError, match="is no regular file; remove it, or choose another pidfile"):
+        PidFile().place(str(path))
+    assert path.stat().st_mode == mode
+
+
+def test_fifo_in_the_place_of_the_file_is_left_alone(path: Path) -> None:
+    pidfile = placed(path)
+    path.unlink()
+    os.mkfifo(path)
+    pidfile.remove()
+    assert path.is_fifo()
 
 
 def test_link_that_somebody_has_laid_is_not_followed(path: Path) -> None:

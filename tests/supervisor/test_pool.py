@@ -331,26 +331,40 @@ def test_boot_failures_back_off_and_are_never_expected() -> None:
     master.told.clear()
     master.exit(1, 0)
     assert master.told == [
-        BackingOff(1, 1.0),
         WorkerExited(1, "exited with code 0", expected=False, was_ready=False),
+        BackingOff(1, 1.0),
     ]
     assert master.pool.wake_at() == master.now + 1
     master.wait(1.0)
     master.exit(2, 3)
-    assert master.told[-2] == BackingOff(2, 2.0)
+    assert master.told[-1] == BackingOff(2, 2.0)
     master.wait(1.9)
     assert master.booting == []
     master.wait(0.1)
     assert master.booting == [3]
 
 
-def test_higher_target_waits_for_the_backoff() -> None:
+def test_another_target_does_not_wait_for_the_backoff() -> None:
     master = Master(1)
     master.exit(1, 3)
-    master.set_target(3)
+    master.set_target(1)
     assert master.booting == []
-    master.wait(1.0)
+    master.wait(0.5)
+    master.set_target(3)
     assert len(master.booting) == 3
+    master.exit(2, 3)
+    assert BackingOff(1, 1.0) in master.told[-2:]
+
+
+def test_forks_that_fail_one_after_the_other_are_one_failure() -> None:
+    pool = Pool(8, LIMITS, random=lambda: 0.0)
+    now = 1000.0
+    for failures, seconds in ((1, 1.0), (2, 2.0)):
+        for _ in pool.decide(now):
+            now += 0.01
+            pool.spawn_failed(now)
+        assert pool.decide(now) == [Tell(BackingOff(failures, seconds))]
+        now += 1.0
 
 
 def test_fork_that_fails_backs_off_once_for_all() -> None:
@@ -382,7 +396,7 @@ def test_service_forgives_boot_failures() -> None:
     master.wait(10.0, 2)
     master.exit(2, 1)
     master.exit(3, 3)
-    assert master.told[-2] == BackingOff(1, 1.0)
+    assert master.told[-1] == BackingOff(1, 1.0)
 
 
 # -- limits

@@ -15,7 +15,15 @@ from pathlib import Path
 import pytest
 
 from outrider.scoreboard import process_start_time
-from outrider_supervisor.processes import MOST_OUTPUT, Children, Process, become_subreaper, describe_exit
+from outrider_supervisor.processes import (
+    MOST_COMPLAINT,
+    MOST_OUTPUT,
+    Children,
+    Finished,
+    Process,
+    become_subreaper,
+    describe_exit,
+)
 
 PYTHON = sys.executable
 PATIENCE = 10.0
@@ -416,6 +424,23 @@ def test_output_larger_than_a_pipe_is_read_while_the_child_runs_and_bounded() ->
         assert len(finished.stdout) == MOST_OUTPUT
 
     run(scenario)
+
+
+def test_end_of_much_output_is_kept_and_that_of_a_complaint_shown() -> None:
+    async def scenario(children: Children) -> None:
+        code = f"import os\nfor _ in range(40): os.write(2, b'x' * {MOST_OUTPUT // 16})\nos.write(2, b'KeyError: 1\\n')"
+        finished = await children.run(python(code), ENV, PATIENCE)
+        assert len(finished.stderr) == MOST_OUTPUT
+        assert finished.stderr.endswith(b"xKeyError: 1\n")
+        assert finished.complaint.startswith("[...] xxx")
+        assert finished.complaint.endswith("xKeyError: 1")
+        assert len(finished.complaint) <= MOST_COMPLAINT + len("[...] ")
+
+    run(scenario)
+
+
+def test_short_complaint_is_shown_as_it_is() -> None:
+    assert Finished(1, b"", b"no such file\n", timed_out=False).complaint == "no such file"
 
 
 def test_child_that_takes_too_long_is_killed_with_its_group() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -141,6 +142,31 @@ def test_reader_refuses_in_one_line(directory: Path, argv: str, complaint: str) 
     assert text.count("\n") == 1
 
 
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+@pytest.mark.parametrize(
+    "option, complaint",
+    [
+        ("--error-logfile", "errorlog is 'odd', but must be a regular file, a character device or '-'\n"),
+        ("--pid", "pidfile odd is no regular file; remove it, or choose another pidfile\n"),
+    ],
+)
+def test_reader_refuses_what_would_keep_the_supervisor_waiting(
+    directory: Path, make: Callable[[Path], None], option: str, complaint: str
+) -> None:
+    make(directory / "odd")
+    assert read_complaint(directory, option, "odd", "app:app") == complaint
+
+
+@pytest.mark.parametrize("log", ["/dev/stderr", "/dev/null", "error.log"])
+def test_reader_takes_devices_and_what_is_open_already_as_a_log(directory: Path, log: str) -> None:
+    assert read_service(directory, "--error-logfile", log, "app:app").errorlog == log  # its stderr is a pipe
+
+
+def test_reader_takes_the_pidfile_of_the_last_run(directory: Path) -> None:
+    (directory / "pid").write_text("1\n")
+    assert read_service(directory, "--pid", "pid", "app:app").pidfile == "pid"
+
+
 def test_reader_refuses_to_do_without_an_application(directory: Path) -> None:
     assert read_complaint(directory).startswith("no application was given")
 
@@ -203,7 +229,7 @@ def test_what_has_no_effect_is_noted(directory: Path) -> None:
 )
 def test_wrong_name_of_an_application_is_one_line(directory: Path, uri: str, complaint: str) -> None:
     text = read_complaint(directory, "--import", uri)
-    assert text.startswith(complaint)
+    assert text.startswith(f"outrider: {complaint}")
     assert text.count("\n") == 1
 
 
@@ -221,7 +247,7 @@ def test_application_that_raises_is_shown_with_its_own_frames(
 ) -> None:
     (directory / "app.py").write_text(code)
     text = read_complaint(directory, "--import", "app:app")
-    assert text.startswith(f"importing the application raised {summary}\n")
+    assert text.startswith(f"outrider: importing the application raised {summary}\n")
     assert text.rstrip().endswith(summary)
     assert text.count("  File ") == files
 

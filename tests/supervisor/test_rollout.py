@@ -195,8 +195,8 @@ def test_canary_that_passes_lets_the_roll_begin() -> None:
     assert rollout.new.state.value == "rolling"
     assert rollout.stepped_at == NOW + 5
     assert rollout.notes == [
-        "worker 200 is ready; it is the canary for 5 s and 20 requests",
-        "canary passed (20 requests, 0 errors, lag 0 ms), rolling 4 workers",
+        "worker 200 is ready; it is the canary for 5 s and 20 requests, at most 15 s",
+        "canary passed: 20 requests, 0 errors, lag 0 ms; rolling 4 workers",
     ]
 
 

@@ -21,9 +21,10 @@ from outrider_supervisor.journal import Journal
 from outrider_supervisor.listeners import Listeners
 from outrider_supervisor.messages import SetTarget
 from outrider_supervisor.operations import Operation, Outcome
+from outrider_supervisor.processes import MOST_COMPLAINT
 from outrider_supervisor.report_inbox import ReportInbox
 from outrider_supervisor.reports import Report, encode_report
-from outrider_supervisor.seam import READ_TIMEOUT, Seam
+from outrider_supervisor.seam import KEPT_MASTER_PIDS, READ_TIMEOUT, Seam
 from outrider_testing.fake_masters import FakeNotifier
 from outrider_testing.fakes import ManualLoop
 from outrider_testing.processes import is_running, read_process
@@ -149,7 +150,7 @@ def test_child_that_takes_too_long_is_killed_and_a_refusal(scene: Scene) -> None
     scene.until(lambda: not is_running(pid), "the end of the child")
 
 
-@pytest.mark.parametrize("output", ["", "nonsense", "[]", "{}", '{"addresses": [], "notes": []}', "1"])
+@pytest.mark.parametrize("output", ["nonsense", "[]", "{}", '{"addresses": [], "notes": []}', "1"])
 def test_child_that_writes_nonsense_is_a_refusal_with_advice(scene: Scene, output: str) -> None:
     scene.python(quoted(output))
     assert "run `outrider upgrade` first" in refusal(scene)
@@ -160,6 +161,65 @@ def test_field_of_a_newer_version_is_a_refusal_with_advice(scene: Scene) -> None
     reason = refusal(scene)
     assert "run `outrider upgrade` first" in reason
     assert "new_setting" in reason
+
+
+def test_child_that_ends_without_an_answer_is_a_refusal(scene: Scene) -> None:
+    assert refusal(scene) == "gunicorn.conf.py ended the process that read it; it must not call os._exit"
+
+
+def test_configuration_that_forks_is_a_refusal(scene: Scene) -> None:
+    answer = make_service().to_json()
+    scene.python(quoted(answer + answer))
+    assert refusal(scene).startswith("gunicorn.conf.py answered twice: it forked;")
+
+
+def test_end_of_a_long_complaint_is_the_refusal(scene: Scene) -> None:
+    scene.python("head -c 3000000 /dev/zero | tr '\\0' x >&2; echo 'KeyError: 1' >&2; exit 1")
+    reason = refusal(scene)
+    assert reason.endswith("xKeyError: 1")
+    assert len(reason) < MOST_COMPLAINT + 10
+
+
+def test_log_of_a_configuration_counts_once_its_generation_is_kept(scene: Scene) -> None:
+    """What is rolled back must not take the supervisor's log with it."""
+    other = scene.directory / "other.log"
+    service = make_service(errorlog=str(other))
+    scene.python(quoted(service.to_json()))
+    assert scene.do(actions.ReadConfiguration(), ConfigurationRead) == ConfigurationRead(service)
+    assert not other.exists()
+    scene.seam.do(actions.KeepListeners(service))
+    scene.seam.do(actions.Log(Level.INFO, "from now on"))
+    assert "from now on" in other.read_text()
+
+
+def test_reload_comes_back_from_a_full_disk(scene: Scene) -> None:
+    scene.journal.configure("/dev/full", "info")
+    scene.journal.write(Level.INFO, "lost")
+    service = make_service(errorlog=str(scene.log), notes=("a note",))
+    scene.python(quoted(service.to_json()))
+    assert scene.do(actions.ReadConfiguration(), ConfigurationRead) == ConfigurationRead(service)
+    scene.seam.do(actions.KeepListeners(service))
+    scene.seam.do(actions.Log(Level.INFO, "written"))
+    assert "written" in scene.log.read_text()
+
+
+def test_start_without_processes_is_an_error_of_the_configuration(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_args: object, **_options: object) -> None:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(os, "posix_spawn", fail)
+    with pytest.raises(ConfigurationError, match=r"\(Resource temporarily unavailable\); see the limits of processes"):
+        scene.loop.run_until_complete(scene.seam.read_service())
+
+
+def test_process_ids_of_past_masters_are_forgotten_and_of_living_ones_kept(scene: Scene) -> None:
+    first = scene.start(1)
+    past = dict.fromkeys(range(2, 2 + 2 * KEPT_MASTER_PIDS), 0)
+    scene.seam.master_pids.update(past)
+    scene.seam.adopt_master(scene.seam.masters[1])
+    assert scene.seam.master_pids == {1: first} | dict(list(past.items())[-KEPT_MASTER_PIDS:])
 
 
 def test_child_that_cannot_be_started_is_a_refusal(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -277,7 +337,7 @@ def test_listeners_of_the_current_service_are_kept_and_its_pidfile_placed(scene:
 
 
 def test_pidfile_that_cannot_be_moved_is_a_warning(scene: Scene) -> None:
-    scene.seam.do(actions.KeepListeners(make_service(pidfile="/nowhere/pid")))
+    scene.seam.do(actions.KeepListeners(make_service(pidfile="/nowhere/pid", errorlog=str(scene.log))))
     assert "[WARNING] pidfile /nowhere/pid cannot be written" in scene.log.read_text()
 
 
@@ -317,8 +377,8 @@ def test_progress_is_for_who_waits(scene: Scene) -> None:
 
 def test_success_needs_no_last_words(scene: Scene) -> None:
     os.write(scene.seam.reports.write_end, next(encode_report(7, "ERROR", "oh", None)))
-    outcome = finished(scene, actions.Finish(5, Code.DONE, "2 workers serve", 1, 7))
-    assert outcome == Outcome(ok=True, code="done", message="2 workers serve")
+    outcome = finished(scene, actions.Finish(5, Code.DONE, "serving with 2 workers", 1, 7))
+    assert outcome == Outcome(ok=True, code="done", message="serving with 2 workers")
 
 
 def test_failure_has_the_last_words_of_the_blamed_worker(scene: Scene) -> None:

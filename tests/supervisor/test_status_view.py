@@ -69,7 +69,7 @@ def make_status(*generations: GenerationStatus, **changes: object) -> Status:
 
 
 def test_view_shows_the_service_at_a_glance() -> None:
-    events = [{"at": NOW - 5, "level": "info", "text": "generation 3 is current: 4 workers serve"}]
+    events = [{"at": NOW - 5, "level": "info", "text": "generation 3 is current, serving with 4 of 4 workers"}]
     text = render_status(make_status(make_generation(make_worker()), events=events), NOW)
     assert text == (
         "shop: serving, 3 of 4 workers ready\n"
@@ -80,7 +80,7 @@ def test_view_shows_the_service_at_a_glance() -> None:
         "    4711 ready      3h12m          3      1.2k      0     2ms    12%      46M\n"
         "\n"
         "Latest events\n"
-        "14:13:15  generation 3 is current: 4 workers serve\n"
+        "14:13:15  generation 3 is current, serving with 4 of 4 workers\n"
     )
 
 
@@ -151,3 +151,18 @@ def test_view_lets_no_text_steer_the_terminal() -> None:
     events = [{"at": NOW, "level": "error", "text": "a\x1b[2Jb"}]
     text = render_status(make_status(name="\x1b[31mshop", state="\x1b[0m", events=events), NOW, colour=True)
     assert "\x1b" not in text
+
+
+def test_event_with_a_traceback_is_one_sentence() -> None:
+    text = "reload refused: app raised KeyError: 1\nTraceback (most recent call last):\n  File x"
+    shown = render_status(make_status(events=[{"at": NOW, "level": "error", "text": text}]), NOW)
+    assert shown.endswith("error: reload refused: app raised KeyError: 1\n")
+
+
+def test_service_without_an_address_has_no_comma_for_it() -> None:
+    assert render_status(make_status(addresses=[], since=NOW - 76), NOW).splitlines()[1].endswith("up 1m16s")
+
+
+def test_lag_of_a_worker_that_boots_is_not_known() -> None:
+    booting = make_worker(state="booting", loop_lag_ms=0.0)
+    assert "0ms" not in render_status(make_status(generations=[make_generation(booting)]), NOW)

@@ -27,7 +27,7 @@ from outrider_supervisor.messages import (
     WorkerRetiring,
 )
 from outrider_supervisor.service import Service
-from outrider_supervisor.supervisor import BUSY_TICK, CALM_TICK, DUMP_PATIENCE, HANDLED_SIGNALS
+from outrider_supervisor.supervisor import BUSY_TICK, CALM_TICK, DUMP_PATIENCE, HANDLED_SIGNALS, REPLACED
 from outrider_testing.fake_masters import SupervisorScene
 from outrider_testing.fakes import ManualLoop
 from outrider_testing.processes import is_running
@@ -111,6 +111,28 @@ def test_int_and_quit_stop_at_once(scene: SupervisorScene, number: int) -> None:
     assert Stop(fast=True) in scene.masters[1].told()
     end_generation(scene, 1)
     scene.until(task.done, "the end")
+
+
+@pytest.fixture
+def restored_signals() -> Iterator[None]:
+    """The test changes what signals do."""
+    before = {number: signal.getsignal(number) for number in HANDLED_SIGNALS}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("restored_signals")
+def test_signal_after_the_end_is_ignored(scene: SupervisorScene) -> None:
+    scene.supervisor.listen_to_signals()
+    scene.supervisor.ignore_signals()
+    for number in HANDLED_SIGNALS:
+        kill(number)
+    assert {signal.getsignal(number) for number in HANDLED_SIGNALS if number != signal.SIGCHLD} == {signal.SIG_IGN}
+    assert signal.getsignal(signal.SIGCHLD) == signal.SIG_DFL  # children are reaped on
+    assert not signal.pthread_sigmask(signal.SIG_BLOCK, ()) & set(HANDLED_SIGNALS)
+    scene.loop.run_ready()
+    assert scene.supervisor.machine.waiting == []
 
 
 def test_start_that_fails_is_an_error_and_leaves_nothing(scene: SupervisorScene) -> None:
@@ -370,7 +392,7 @@ def test_scale_stop_recycle_and_upgrade_reach_the_machine(scene: SupervisorScene
     assert SetTarget(2) in master.told()
     second = scene.spawn(1)
     master.say(WorkerReady(second))
-    assert scene.outcome(scale).message == "2 workers serve"
+    assert scene.outcome(scale).message == "serving with 2 workers"
 
     recycle = scene.supervisor.submit(commands.Recycle(first))
     scene.until(lambda: Replace(first) in master.told(), "the order to replace a worker")
@@ -417,6 +439,47 @@ def test_finish_of_an_upgrade_is_told_before_it_happens(scene: SupervisorScene) 
     scene.supervisor.seam.upgrade = upgrade
     outcome = scene.outcome(scene.supervisor.submit(commands.Upgrade()))
     assert (outcome.ok, outcome.message) == (True, "the new supervisor takes over")
+
+
+def test_command_that_waits_for_an_upgrade_is_told_to_be_asked_again(scene: SupervisorScene) -> None:
+    told: list[bool] = []
+
+    async def upgrade() -> None:
+        scene.supervisor.finish_upgrade()
+        told.append(True)
+
+    scene.start()
+    scene.supervisor.seam.upgrade = upgrade
+    scene.supervisor.submit(commands.Upgrade())
+    waiting = [scene.supervisor.submit(each) for each in (commands.Reload(), commands.Scale(3))]
+    scene.supervisor.enqueue(events.ScaleAsked(0, 1, relative=True))  # a signal's: the new supervisor does it
+    waiting.append(scene.supervisor.submit(commands.Scale(4)))
+    scene.until(lambda: told, "the upgrade")
+    assert [scene.outcome(each).code for each in waiting] == ["refused", "superseded", "refused"]
+    assert scene.outcome(waiting[0]) == REPLACED
+    assert scene.supervisor.machine.waiting == []
+    assert scene.supervisor.seam.operations == {}
+
+
+def test_signal_that_waits_for_an_upgrade_goes_on_waiting(scene: SupervisorScene) -> None:
+    scene.start()
+
+    async def upgrade() -> None:
+        """It takes a while."""
+
+    scene.supervisor.seam.upgrade = upgrade
+    scene.supervisor.submit(commands.Upgrade())
+    scene.supervisor.enqueue(events.ReloadAsked(0, canary=True))
+    scene.supervisor.finish_upgrade()
+    assert scene.supervisor.machine.waiting == [Reload(0, canary=True)]
+
+
+def test_command_while_another_supervisor_takes_over_is_refused_but_a_stop(scene: SupervisorScene) -> None:
+    scene.start()
+    scene.supervisor.is_replaced = True
+    assert scene.outcome(scene.supervisor.submit(commands.Reload())) == REPLACED
+    scene.supervisor.submit(commands.StopService())
+    assert scene.supervisor.machine.is_stopping
 
 
 # -- last words

@@ -128,6 +128,24 @@ def test_check_that_fails_is_told_in_its_words(
     assert argv.startswith(f"-P -m outrider_supervisor.main --check /proc/{os.getpid()}/fd/")
 
 
+def test_check_that_raises_is_told_in_a_sentence_and_its_traceback_beside_it(
+    scene: SupervisorScene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trace = "Traceback (most recent call last):\n  File main.py\nImportError: no"
+    python(tmp_path, monkeypatch, f"cat >&2 <<'END'\n{trace}\nEND\nexit 1")
+    outcome = scene.outcome(begin(scene))
+    assert (outcome.message, outcome.details) == (f"{GOES_ON}ImportError: no", trace)
+    assert scene.journal.events[-1]["text"].endswith("goes on: ImportError: no")
+    assert trace in scene.logged()
+    python(tmp_path, monkeypatch, "exit 7")
+    assert scene.outcome(begin(scene)).details == ""
+
+
+def test_state_of_this_supervisor_passes_the_check(scene: SupervisorScene) -> None:
+    scene.supervisor.journal.write(Level.INFO, "hello")
+    upgrade.check(json.loads(json.dumps(upgrade.save(scene.supervisor))))
+
+
 def test_check_that_fails_in_silence_is_told(
     scene: SupervisorScene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -35,7 +35,9 @@ import importlib, os, runpy, sys
 for assignment in sys.argv[1].split():
     name, value = assignment.split("=")
     module, _, name = name.rpartition(".")
-    setattr(importlib.import_module(module), name, float(value))
+    module = importlib.import_module(module)
+    assert hasattr(module, name), assignment
+    setattr(module, name, float(value))
 module, sys.argv = sys.argv[4], sys.argv[4:]
 assert sys.path[0] == "", "of -c; -m puts the working directory there, which is the same"
 runpy.run_module(module, run_name="__main__", alter_sys=True)
