@@ -347,18 +347,25 @@ def moving(
     scene.close()
 
 
+def inherited(descriptor: int) -> int:
+    """A copy as it comes out of an execve: still inheritable."""
+    copy = os.dup(descriptor)
+    os.set_inheritable(copy, True)
+    return copy
+
+
 def take_over(scene: SupervisorScene, *, without_master: bool = False) -> None:
     """Have another supervisor go on in this process, with copies of the descriptors, as after an execve."""
     old = scene.supervisor
     state: dict[str, Any] = json.loads(json.dumps(upgrade.save(old)))
     if without_master:
         state["masters"] = []
-    state["scoreboard"] = os.dup(state["scoreboard"])
-    state["reports"] = [os.dup(each) for each in state["reports"]]
+    state["scoreboard"] = inherited(state["scoreboard"])
+    state["reports"] = [inherited(each) for each in state["reports"]]
     for each in (*state["listeners"]["open"], state["control"]):
-        each["descriptor"] = os.dup(each["descriptor"])
+        each["descriptor"] = inherited(each["descriptor"])
     for each in state["masters"]:
-        each["channel"] = os.dup(each["channel"])
+        each["channel"] = inherited(each["channel"])
     # What the execve ends:
     assert old._timer is not None
     old._timer.cancel()

@@ -39,7 +39,7 @@ from outrider_supervisor.reports import encode_report
 from outrider_supervisor.service import Service
 from outrider_supervisor.supervisor import Supervisor
 from outrider_testing.fakes import ManualLoop
-from outrider_testing.processes import is_running, read_process
+from outrider_testing.processes import children, is_running, read_process
 from outrider_testing.services import make_service
 from outrider_testing.waiting import until
 
@@ -241,11 +241,10 @@ class SupervisorScene:
         masters = [each.pid for each in self.masters.values()]
         self.close_supervisor()
         self.journal.close()
-        for pid in (*masters, *self.pids):
+        for pid in {*masters, *self.pids, *children(os.getpid())}:
             if is_running(pid):
                 os.kill(pid, signal.SIGKILL)
-            if read_process(pid) is not None:
-                os.waitpid(pid, 0)
+        _reap_all()
         for each in self.masters.values():
             each.end.close()
 
@@ -253,6 +252,14 @@ class SupervisorScene:
         if isinstance(self.service, Exception):
             raise self.service
         return self.service
+
+
+def _reap_all() -> None:
+    try:
+        while True:
+            os.waitpid(-1, 0)
+    except ChildProcessError:  # there is none left
+        return
 
 
 class _FakeStarter:
