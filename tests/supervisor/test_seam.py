@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -261,8 +262,10 @@ def test_close_ends_the_reading(scene: Scene) -> None:
     reports, scene.seam.reports = scene.seam.reports, ReportInbox(scene.loop, scene._keep)
     scoreboard, scene.seam.scoreboard = scene.seam.scoreboard, os.memfd_create("other")
     scene.loop.run_until_complete(scene.seam.close())
-    os.waitpid(pid, 0)
     scene.seam.reports, scene.seam.scoreboard = reports, scoreboard
+    scene.until(lambda: not is_running(pid), "the child's end")
+    with contextlib.suppress(ChildProcessError):  # it was reaped in time
+        os.waitpid(pid, 0)
 
 
 # -- masters and workers
