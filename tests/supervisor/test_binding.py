@@ -19,6 +19,12 @@ from outrider_testing.services import make_service
 SERVICE = make_service()
 
 
+@pytest.fixture(autouse=True)
+def plain_title(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This process is none of Outrider's, whatever title an earlier test has given it."""
+    monkeypatch.setattr(psutil.Process, "cmdline", lambda _self: ["python", "-m", "pytest"])
+
+
 @pytest.fixture
 def taken() -> Iterator[socket.socket]:
     """A TCP listener of somebody else."""
