@@ -89,13 +89,17 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Finish:
-    """The operation is over. `blamed` is the pid whose last log lines explain the failure, or 0 for the master's."""
+    """The operation is over.
+
+    What explains a failure are the `details`; without them the last log lines of `blamed`, or of the master for 0.
+    """
 
     operation: int
     code: Code
     message: str
     generation: int = 0
     blamed: int = 0
+    details: str = ""
 
 
 class Readiness(Enum):

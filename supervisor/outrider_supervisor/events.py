@@ -72,9 +72,10 @@ class ConfigurationRefused:
 
 @dataclass(frozen=True, slots=True)
 class UpgradeFailed:
-    """The new supervisor would not start; this one goes on."""
+    """The new supervisor would not start; this one goes on. `details` is its traceback, or empty."""
 
     reason: str
+    details: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,10 +36,12 @@ class Outbox:
         if operation:
             self.act(Progress(operation, text))
 
-    def finish(self, operation: int, code: Code, message: str, generation: int = 0, blamed: int = 0) -> None:
+    def finish(
+        self, operation: int, code: Code, message: str, generation: int = 0, blamed: int = 0, details: str = ""
+    ) -> None:
         """Tell who waits for the operation that it is over."""
         if operation:
-            self.act(Finish(operation, code, message, generation, blamed))
+            self.act(Finish(operation, code, message, generation, blamed, details))
 
     def take(self) -> list[Action]:
         """What is to be done; from now on nothing."""

@@ -8,11 +8,10 @@ from dataclasses import dataclass, field
 
 @dataclass(slots=True)
 class Reload:
-    """A new generation. A recovery makes up for a master that died: nobody asked for it."""
+    """A new generation; with `canary` its first worker is judged, if the configuration wants that."""
 
     id: int
     canary: bool
-    is_recovery: bool = False
 
 
 @dataclass(slots=True)

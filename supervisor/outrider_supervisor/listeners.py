@@ -19,6 +19,7 @@ from outrider.errors import ConfigurationError
 from outrider_supervisor import binding
 from outrider_supervisor.binding import Listener
 from outrider_supervisor.service import Address, Service
+from outrider_supervisor.text_format import format_address
 from outrider_supervisor.unix_sockets import identify
 
 FIRST_DESCRIPTOR = 3
@@ -259,12 +260,9 @@ class Listeners:
 def describe(address: Address | bytes | tuple[Any, ...]) -> str:
     """Name an address, as gunicorn or as `getsockname` has it, for people: what `bind` would take for it."""
     if isinstance(address, tuple):
-        host, port = address[:2]
-        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    if isinstance(address, int):
-        return f"fd://{address}"
-    path = os.fsdecode(address)
-    return f"unix:@{path[1:]}" if path.startswith("\0") else f"unix:{path}"
+        host, port = address[:2]  # of an IPv6 socket there are four
+        return format_address((host, port))
+    return format_address(os.fsdecode(address) if isinstance(address, bytes) else address)
 
 
 def _absolute(address: Address, directory: str) -> Address:

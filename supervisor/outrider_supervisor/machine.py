@@ -150,7 +150,7 @@ class Machine:
             return  # a stop came in between
         service = event.service
         generation = self.fleet.make(service, self._now)
-        wants_canary = operation.canary and service.canary and not operation.is_recovery
+        wants_canary = operation.canary and service.canary
         self.rollout = Rollout(self.current, generation, wants_canary, self.target, self._now)
         self.target = self.scaled_to or service.workers
         generation.target = self.rollout.first_target(self.target)
@@ -169,7 +169,8 @@ class Machine:
     def _(self, event: events.UpgradeFailed) -> None:
         if isinstance(self.operation, Upgrade):
             self.outbox.log(Level.ERROR, f"upgrade failed, this supervisor goes on: {event.reason}")
-            self._end_operation(Code.FAILED, f"the new supervisor does not start, the old one goes on: {event.reason}")
+            message = f"the new supervisor does not start, the old one goes on: {event.reason}"
+            self._end_operation(Code.FAILED, message, details=event.details)
 
     @_take.register
     def _(self, event: events.Observed) -> None:
@@ -315,8 +316,8 @@ class Machine:
     @_hear.register
     def _(self, message: BackingOff, generation: Generation) -> None:
         if generation is self.current:
-            times = f"{message.failures} failure{'s' if message.failures > 1 else ''} in a row"
-            self.outbox.log(Level.WARNING, f"{times}: the next worker is started in {message.seconds:.0f} s")
+            times = count(message.failures, "failure")
+            self.outbox.log(Level.WARNING, f"{times} in a row: the next worker is started in {message.seconds:.0f} s")
 
     # -- operations
 
@@ -351,12 +352,12 @@ class Machine:
                 self.outbox.log(Level.INFO, "replacing the supervisor in place", operation.id)
                 self.outbox.act(actions.Upgrade())
 
-    def _end_operation(self, code: Code, message: str, generation: int = 0, blamed: int = 0) -> None:
+    def _end_operation(self, code: Code, message: str, generation: int = 0, blamed: int = 0, details: str = "") -> None:
         operation, self.operation = self.operation, None
         if operation is not None:
             if code is Code.FAILED and not isinstance(operation, Reload):
                 self.outbox.log(Level.WARNING, message)  # a reload has said so
-            self.outbox.finish(operation.id, code, message, generation, blamed)
+            self.outbox.finish(operation.id, code, message, generation, blamed, details)
 
     def _give_up_operations(self) -> None:
         for operation in (self.operation, *self.waiting):
@@ -411,7 +412,7 @@ class Machine:
 
     def _begin_next(self, current: Generation) -> None:
         if self.operation is None and not current.has_master and self._now >= self._recover_at:
-            self._begin(Reload(0, canary=False, is_recovery=True), current)
+            self._begin(Reload(0, canary=False), current)
         while self.operation is None:
             # Without a master there is nobody to scale or to recycle.
             able = [each for each in self.waiting if current.has_master or isinstance(each, Reload)]

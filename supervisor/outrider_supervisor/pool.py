@@ -23,6 +23,7 @@ from collections.abc import Callable
 from enum import Enum, auto
 
 from outrider_supervisor.backoff import Backoff
+from outrider_supervisor.exits import describe_exit
 from outrider_supervisor.messages import (
     BackingOff,
     FromMaster,
@@ -384,16 +385,14 @@ class Pool:
         self._actions.append(Tell(message))
 
 
-_MEANINGS = {3: " (failed to boot)", 4: " (failed to load the application)"}
+_MEANINGS = {
+    3: " (failed to boot)",
+    4: " (failed to load the application)",
+    -signal.SIGKILL: ", perhaps out of memory",
+}
 
 
 def _describe_exit(worker: Worker, code: int) -> str:
     if worker.stage is Stage.ABORTED or (worker.was_killed and code == -signal.SIGKILL):
         return worker.fate
-    if code >= 0:
-        return f"exited with code {code}{_MEANINGS.get(code, '')}"
-    try:
-        name = signal.Signals(-code).name
-    except ValueError:
-        name = f"signal {-code}"
-    return f"was killed by {name}" + (", perhaps out of memory" if code == -signal.SIGKILL else "")
+    return describe_exit(code) + _MEANINGS.get(code, "")

@@ -20,6 +20,7 @@ from typing import Self
 
 from outrider.scoreboard import process_start_time
 from outrider_supervisor import start_directory
+from outrider_supervisor.exits import describe_exit
 
 FIRST_DESCRIPTOR = 3
 """The number of the first descriptor that a child is given."""
@@ -43,22 +44,6 @@ def become_subreaper() -> bool:
     """
     prctl = getattr(ctypes.CDLL(None), "prctl", None)
     return prctl is not None and prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
-
-
-def describe_exit(status: int | None) -> str:
-    """Say how a process ended, so that it reads on from "the master ".
-
-    Args:
-        status: its exit code, or minus the signal that killed it; None if it was another process's child.
-    """
-    if status is None:
-        return "is gone"
-    if status >= 0:
-        return f"exited with code {status}"
-    try:
-        return f"was killed by {signal.Signals(-status).name}"
-    except ValueError:
-        return f"was killed by signal {-status}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ import gunicorn
 from gunicorn.errors import AppImportError, ConfigError
 
 import outrider
-from outrider.app_loading import resolve_app
+from outrider.app_loading import is_module_missing, resolve_app
 from outrider.errors import ConfigurationError
 from outrider.settings import load_settings
 from outrider.uvicorn_kwargs import translate
@@ -139,8 +139,7 @@ def import_application(application: OutriderApplication) -> None:
     try:
         found = application.wsgi()
     except ModuleNotFoundError as error:
-        module = uri.partition(":")[0]
-        if error.name is None or not (module == error.name or module.startswith(f"{error.name}.")):
+        if not is_module_missing(error, uri):
             raise
         raise ConfigurationError(
             f"can't import the application {uri!r}: {error}. "

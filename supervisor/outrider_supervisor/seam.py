@@ -63,8 +63,6 @@ class Seam:
         self.master_pids: dict[int, int] = {}
         self._stored: set[str] = set()
         self.operations: dict[int, Operation] = {}
-        self.complaint = ""
-        """What else the operation that fails now is told: the words of a child that is no master or worker."""
         self.ended: asyncio.Future[int] = self.loop.create_future()
         self.upgrade: Callable[[], Coroutine[Any, Any, None]]
         """Becomes a new supervisor; set by whoever can."""
@@ -230,8 +228,9 @@ class Seam:
         before = self.listeners.descriptions()
         self.listeners.keep_only(action.service)
         self._store_listeners()
+        kept = self.listeners.descriptions()
         for address in before:
-            if address not in self.listeners.descriptions():
+            if address not in kept:
                 self.journal.write(Level.INFO, f"listener closed: {address}")
         try:
             self.pidfile.place(action.service.pidfile)
@@ -253,12 +252,12 @@ class Seam:
         operation = self.operations.pop(action.operation, None)
         if operation is None:
             return
-        details = ""
-        if action.code is Code.FAILED:
+        details = action.details
+        if action.code is Code.FAILED and not details:
             self.reports.read()
             blamed = action.blamed or self.master_pids.get(action.generation, 0)
             self.reports.forget(blamed)
-            details = self.complaint or self.journal.last_words(blamed)
+            details = self.journal.last_words(blamed)
         operation.finish(Outcome(action.code is Code.DONE, action.code.value, action.message, details))
 
     @do.register

@@ -151,9 +151,7 @@ def _fail(supervisor: Supervisor, complaint: str) -> None:
     sentence = complaint.rpartition("\n")[2]
     if sentence != complaint:
         supervisor.journal.logger.error("the new supervisor does not start:\n%s", complaint)
-        supervisor.seam.complaint = complaint
-    supervisor.enqueue(UpgradeFailed(sentence))
-    supervisor.seam.complaint = ""
+    supervisor.enqueue(UpgradeFailed(sentence, complaint if sentence != complaint else ""))
 
 
 def save(supervisor: Supervisor) -> dict[str, Any]:

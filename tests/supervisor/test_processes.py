@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from outrider.scoreboard import process_start_time
+from outrider_supervisor.exits import describe_exit
 from outrider_supervisor.processes import (
     MOST_COMPLAINT,
     MOST_OUTPUT,
@@ -22,7 +23,6 @@ from outrider_supervisor.processes import (
     Finished,
     Process,
     become_subreaper,
-    describe_exit,
 )
 
 PYTHON = sys.executable

@@ -130,3 +130,10 @@ def _looks_like_wsgi(obj: Any, signature: inspect.Signature) -> bool:
     is_async = inspect.iscoroutinefunction(obj) or inspect.iscoroutinefunction(type(obj).__call__)
     takes_two = _accepts(signature, _WSGI_ARGUMENTS) and not _accepts(signature, _ASGI3_ARGUMENTS)
     return takes_two and not is_async and not _accepts(signature, 0) and not inspect.isclass(obj)
+
+
+def is_module_missing(error: Exception, app_uri: str) -> bool:
+    """Whether the import failed for the very name the user gave, and not for an import inside the application."""
+    module = str(app_uri).partition(":")[0]
+    missing = error.name if isinstance(error, ModuleNotFoundError) else None
+    return missing is not None and (module == missing or module.startswith(f"{missing}."))

@@ -19,7 +19,7 @@ from gunicorn.errors import AppImportError
 from gunicorn.workers.base import Worker
 
 from outrider.access_log import AccessLog
-from outrider.app_loading import make_error_app, resolve_app
+from outrider.app_loading import is_module_missing, make_error_app, resolve_app
 from outrider.config import ServerConfig
 from outrider.dump import Dump
 from outrider.errors import Aborted, ConfigurationError
@@ -161,7 +161,7 @@ class UvicornWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
             if isinstance(error, SyntaxError) and self.cfg.reload:
                 self._serve_syntax_error(error)
                 return
-            if _is_module_missing(error, getattr(self.app, "app_uri", "")):
+            if is_module_missing(error, getattr(self.app, "app_uri", "")):
                 raise AppImportError(
                     f"Can't import the application {self.app.app_uri!r}: {error}. "
                     "Check the name, the working directory, --chdir and --pythonpath."
@@ -390,10 +390,3 @@ def _signals_since_fork(arbiter: object) -> set[int]:
 
 def _abort() -> None:
     os.kill(os.getpid(), signal.SIGABRT)
-
-
-def _is_module_missing(error: Exception, app_uri: str) -> bool:
-    """Whether the import failed for the very name the user gave, and not for an import inside the application."""
-    module = str(app_uri).partition(":")[0]
-    missing = error.name if isinstance(error, ModuleNotFoundError) else None
-    return missing is not None and (module == missing or module.startswith(f"{missing}."))
