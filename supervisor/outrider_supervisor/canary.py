@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from outrider_supervisor.counting import count
 from outrider_supervisor.events import Sample
 
-PATIENCE = 3
+QUIET_FACTOR = 3
 """With little traffic a canary ends after so many times `canary_seconds`."""
 MORE_ERRORS = 0.05
 """The share of 5xx may exceed the old generation's by so much."""
@@ -75,7 +75,7 @@ class Canary:
         failure = self._failure(FEW_ERRORS if age >= self._seconds else CLEAR_ERRORS)
         if failure:
             return Failed(failure)
-        if age < self._seconds or (self._new.requests < self._enough and age < PATIENCE * self._seconds):
+        if age < self._seconds or (self._new.requests < self._enough and age < QUIET_FACTOR * self._seconds):
             return None
         errors = f"{count(self._new.errors, 'error')}, lag {self._new.lag * 1000:.0f} ms"
         if self._new.requests < self._enough:

@@ -15,7 +15,7 @@ from outrider_supervisor.reports import REPORTS_FD
 SCOREBOARD_FD = "OUTRIDER_SCOREBOARD_FD"
 CHANNEL_FD = "OUTRIDER_SUPERVISOR_CHANNEL_FD"
 WORKERS = "OUTRIDER_SUPERVISOR_WORKERS"
-PATIENCE = 30.0
+ROOM_PATIENCE = 30.0
 """Seconds that a message may wait for room. The supervisor always reads: one that does not by then is lost."""
 
 
@@ -54,7 +54,7 @@ class Channel:
     def __init__(self, descriptor: int) -> None:
         """Take the descriptor of a connected SOCK_SEQPACKET socket."""
         self._sock = socket.socket(fileno=descriptor)
-        self._sock.settimeout(PATIENCE)
+        self._sock.settimeout(ROOM_PATIENCE)
         self.is_open = True
 
     def fileno(self) -> int:

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple, cast
 from outrider import __version__
 from outrider.errors import ConfigurationError
 from outrider_supervisor import control_commands as commands
+from outrider_supervisor import start_directory
 from outrider_supervisor.client import ClientError, ControlClient
 from outrider_supervisor.paths import check_name, find_socket
 from outrider_supervisor.progress import Console
@@ -50,7 +51,8 @@ exit status:
   1    the operation failed: it was refused or rolled back, or the
        configuration can't be used
   2    the command line is wrong
-  3    no supervisor was reached, or it went away; `run`: no worker could boot
+  3    no supervisor was reached, or it went away or fell silent; `run`: no
+       worker could boot
   4    a newer operation of the same kind took its place
   130  Ctrl-C; the operation goes on
 
@@ -234,6 +236,11 @@ def _complain(text: str, prefix: str = "outrider: ") -> None:
 
 
 def _start(name: str, argv: Sequence[str]) -> int:
+    try:
+        start_directory.find(os.environ)  # gunicorn can't even be imported in one that has been removed
+    except ConfigurationError as error:
+        _complain(str(error))
+        return Exit.FAILED
     options = argv[: argv.index("--")] if "--" in argv else argv
     if {"-h", "--help", "-v", "--version"}.intersection(options):
         # Clients do without gunicorn.
@@ -251,10 +258,8 @@ def _start(name: str, argv: Sequence[str]) -> int:
 
 def _is_wrong(argv: Sequence[str]) -> bool:
     """Whether this command line for gunicorn is wrong by itself, whatever the configuration file says."""
-    try:
-        from outrider_supervisor.application import OutriderConfig  # noqa: PLC0415  # as above
-    except OSError:  # in a directory that has been removed gunicorn can't be imported
-        return False
+    from outrider_supervisor.application import OutriderConfig  # noqa: PLC0415  # as above
+
     config = OutriderConfig()
     try:
         for name, value in vars(config.parser().parse_args(argv)).items():

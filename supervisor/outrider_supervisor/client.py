@@ -13,10 +13,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from outrider_supervisor.control_commands import JSON, LINES, PREFIX, STATUS, Command, encode
+from outrider_supervisor.control_commands import ALIVE_PERIOD, JSON, LINES, PREFIX, STATUS, Command, encode
 
 ANSWER_TIMEOUT = 10.0
-"""Seconds within which a supervisor accepts a connection, and begins to answer."""
+"""Seconds within which a supervisor accepts a connection, and answers or begins to."""
+SILENCE = 3 * ALIVE_PERIOD
+"""Seconds without a line, an empty one included, after which the supervisor of an operation is taken to hang."""
 _TIMEVAL = struct.Struct("@ll")
 
 
@@ -40,6 +42,8 @@ class ControlClient:
         with self._exchange("GET", PREFIX + STATUS, None, JSON) as (_, response):
             try:
                 status: dict[str, Any] = json.loads(response.read())
+            except TimeoutError as error:
+                raise self._silent(ANSWER_TIMEOUT) from error
             except (OSError, http.client.HTTPException, ValueError) as error:
                 raise self._went_away() from error
         return status
@@ -48,15 +52,19 @@ class ControlClient:
         """Have a command carried out: its lines as they come, the last of them the outcome (it has "ok").
 
         Raises:
-            ClientError: it was refused, no supervisor answers, or it went away in the middle.
+            ClientError: it was refused, no supervisor answers, or it went away or fell silent in the middle.
         """
         path, body = encode(command)
         with self._exchange("POST", path, body, LINES) as (channel, response):
-            channel.settimeout(None)  # an operation takes as long as it takes
+            channel.settimeout(SILENCE)  # an operation takes as long as it takes, but it is heard of
             while True:
                 try:
                     line = response.readline()
+                    if line == b"\n":
+                        continue
                     content = json.loads(line)
+                except TimeoutError as error:
+                    raise self._silent(SILENCE) from error
                 except (OSError, http.client.HTTPException, ValueError) as error:
                     raise self._went_away() from error
                 yield content
@@ -78,7 +86,7 @@ class ControlClient:
                 connection.request(method, path, body, {"content-type": "application/json"} if body else {})
                 response = opened.enter_context(connection.getresponse())
             except TimeoutError as error:
-                raise self._silent() from error
+                raise self._silent(ANSWER_TIMEOUT) from error
             except OSError as error:  # http.client.RemoteDisconnected is such
                 raise self._went_away() from error
             except http.client.HTTPException as error:
@@ -116,13 +124,13 @@ class ControlClient:
                 f"the socket {self._path} belongs to {_owner_of(self._path)}: run this as that user, or as root"
             )
         if isinstance(error, BlockingIOError | TimeoutError):
-            return self._silent()
+            return self._silent(ANSWER_TIMEOUT)
         return ClientError(f"can't connect to {self._path} ({error.strerror or error})")
 
-    def _silent(self) -> ClientError:
+    def _silent(self, seconds: float) -> ClientError:
         return ClientError(
-            f"the supervisor named {self._name} does not answer ({self._path}, {ANSWER_TIMEOUT:g} s); "
-            "its process may be stopped"
+            f"the supervisor named {self._name} does not answer ({self._path}, {seconds:g} s); its process hangs or "
+            "is stopped (a command that it was given may be carried out when it goes on)"
         )
 
     def _went_away(self) -> ClientError:

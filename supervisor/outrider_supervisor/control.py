@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import errno
 import fcntl
+import math
 import os
 import socket
 from collections.abc import Awaitable, Callable, Iterator, Mapping
@@ -41,12 +42,16 @@ BACKLOG = 64
 LOCK_PATIENCE = 2.0
 """Seconds to wait for another supervisor that binds in the same directory."""
 _LOCK_RETRY = 0.05
+MOST_WAITING = 64
+"""Connections from which on those that have sent no request give way to others, the oldest first."""
+LOOK_PERIOD = 10.0
+"""Seconds between two looks whether the path of the socket is still there."""
 _PRIVATE_UMASK = 0o177
 _NOBODY = TrustedPeers(())
 
 CONFIG = ServerConfig(
     keepalive=0,  # a connection for each request: nothing idle is left to wait for when the supervisor ends
-    worker_connections=64,
+    worker_connections=4 * MOST_WAITING,
     graceful_timeout=2.0,
     disconnect_grace=0,
     limit_request_line=4094,
@@ -67,11 +72,28 @@ CONFIG = ServerConfig(
     limit_concurrency=0,
     accept_gate=False,
     reset_contextvars=False,
+    debug_extension=False,
+    http2=False,
+    http2_cleartext=False,
+    http2_max_concurrent_streams=100,
+    http2_initial_window_size=65535,
+    http2_max_frame_size=16384,
+    http2_max_header_list_size=0,
+    websocket=False,
+    websocket_max_message_size=0,
+    websocket_max_queue=0,
+    websocket_ping_interval=0,
+    websocket_ping_timeout=0,
+    websocket_handshake_timeout=0,
+    websocket_close_timeout=0,
+    websocket_per_message_deflate=False,
 )
 
 
 class OwnersSocket(socket.socket):
-    """A listening unix socket that lets in its own user and root."""
+    """A listening unix socket that lets in its own user and root, and makes room for who comes."""
+
+    runtime: Runtime
 
     def accept(self) -> tuple[socket.socket, Any]:
         """Accept a connection.
@@ -84,7 +106,17 @@ class OwnersSocket(socket.socket):
         if uid not in (0, os.geteuid()):
             connection.close()
             raise ConnectionAbortedError(errno.ECONNABORTED, f"uid {uid} may not use the control socket")
+        self._make_room()
         return connection, address
+
+    def _make_room(self) -> None:
+        surplus = self.runtime.held + 1 - MOST_WAITING
+        if surplus > 0:
+            # One that is being answered has no deadline.
+            waiting = [each for each in self.runtime.connections if math.isfinite(each.deadline)]
+            waiting.sort(key=lambda each: each.deadline)
+            for connection in waiting[:surplus]:
+                connection.expire()
 
 
 class ControlServer:
@@ -120,26 +152,37 @@ class ControlServer:
         self._identity: Identity | None = None
         self._server: Server | None = None
         self._serving: asyncio.Task[None] | None = None
+        self._next_look: asyncio.TimerHandle | None = None
+        self._restoring: asyncio.Task[None] | None = None
+        self._problem = ""
 
     async def start(self) -> None:
         """Bind, unless the socket is open already (`from_state`, `suspend`), and serve.
+
+        From now on a path that is removed, such as by a cleaner of /tmp, is made again.
 
         Raises:
             ConfigurationError: another supervisor of this name runs, or the socket can't be made here.
         """
         if self._socket is None:
-            self._socket = await self._bind()
+            self._socket, self._identity = await self._bind()
+        self._serve(self._socket)
+        self._look_later()
+
+    def _serve(self, listening: socket.socket) -> None:
         loop = asyncio.get_running_loop()
         headers = DefaultHeaders(server=True, date=True, extra=())
-        runtime = Runtime(loop, self._app, CONFIG, self._log, headers)
+        runtime = self._runtime = Runtime(loop, self._app, CONFIG, self._log, headers)
+        # A copy, which the server closes as it ends; the queue of the socket stays.
+        own = OwnersSocket(fileno=os.dup(listening.fileno()))
+        own.runtime = runtime
         self._server = Server(
             runtime,
-            # A copy, which the server closes as it ends; the queue of the socket stays.
-            [OwnersSocket(fileno=os.dup(self._socket.fileno()))],
+            [own],
             None,
             Scoreboard.anonymous(rows=1).claim(),
             Lifespan(self._app, "off", self._log, runtime.state),
-            Hooks(tick=_nothing, expect_end_by=_nothing),
+            Hooks(booted=_nothing, tick=_nothing, expect_end_by=_nothing),
             TICK,
         )
         self._serving = loop.create_task(self._server.serve(""), name="control socket")
@@ -151,6 +194,10 @@ class ControlServer:
         Who connects from now on waits in the queue, for the next `start` here or in the program that replaces this
         one (`to_state`).
         """
+        await self._stop_looking()
+        await self._stop_serving()
+
+    async def _stop_serving(self) -> None:
         serving, self._serving = self._serving, None
         if serving is not None and self._server is not None:
             self._server.stop(Stop.DRAIN)
@@ -158,9 +205,10 @@ class ControlServer:
 
     async def close(self) -> None:
         """Finish the responses that have begun, then remove the socket, unless it is another's by now."""
+        await self._stop_looking()
         # Nobody shall find it, and wait for an answer, while the last ones are given.
         unlink_if_same(self.path, self._identity)
-        await self.suspend()
+        await self._stop_serving()
         if self._socket is not None:
             self._socket.close()
             self._socket = None
@@ -169,6 +217,42 @@ class ControlServer:
         error = None if serving.cancelled() else serving.exception()
         if error is not None:
             self._log.error("The control socket is not served any more; the service itself goes on", exc_info=error)
+
+    # -- a path that is gone
+
+    def _look_later(self) -> None:
+        self._next_look = asyncio.get_running_loop().call_later(LOOK_PERIOD, self._look)
+
+    async def _stop_looking(self) -> None:
+        if self._next_look is not None:
+            self._next_look.cancel()
+        if self._restoring is not None:
+            self._restoring.cancel()
+            await asyncio.wait({self._restoring})
+
+    def _look(self) -> None:
+        self._look_later()
+        is_lost = identify(self.path) != self._identity
+        # A client that is being answered is left in peace: there will be another look.
+        if is_lost and not self._runtime.held and (self._restoring is None or self._restoring.done()):
+            self._restoring = asyncio.get_running_loop().create_task(self._restore(), name="control socket, once more")
+
+    async def _restore(self) -> None:
+        """Bind the path again, and serve there; what fails is told once, and tried again with the next look."""
+        try:
+            bound, identity = await self._bind()
+        except ConfigurationError as error:
+            if str(error) != self._problem:
+                self._problem = str(error)
+                self._log.warning("%s was removed, and commands do not reach this supervisor: %s", self.path, error)
+            return
+        before, self._socket, self._identity = self._socket, bound, identity
+        if before is not None:
+            before.close()  # the server has a copy
+        await self._stop_serving()
+        self._serve(bound)
+        self._problem = ""
+        self._log.warning("%s was removed, and has been made again", self.path)
 
     # -- over an execve
 
@@ -211,7 +295,7 @@ class ControlServer:
 
     # -- binding
 
-    async def _bind(self) -> socket.socket:
+    async def _bind(self) -> tuple[socket.socket, Identity | None]:
         descriptor = self._directory.open(os.geteuid())
         try:
             await self._lock(descriptor)
@@ -234,7 +318,7 @@ class ControlServer:
             else:
                 return
 
-    def _bind_alone(self) -> socket.socket:
+    def _bind_alone(self) -> tuple[socket.socket, Identity | None]:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             owner = remove_stale(self.path)
@@ -245,7 +329,7 @@ class ControlServer:
                 )
             with _umask(_PRIVATE_UMASK):
                 sock.bind(str(self.path))
-            self._identity = identify(self.path)
+            identity = identify(self.path)
             sock.listen(BACKLOG)
         except NotASocket as error:
             sock.close()
@@ -258,7 +342,7 @@ class ControlServer:
         except ConfigurationError:
             sock.close()
             raise
-        return sock
+        return sock, identity
 
 
 @contextlib.contextmanager

@@ -1,7 +1,8 @@
 """The ASGI application behind the control socket: status, and one POST for each command of `control_commands`.
 
 Errors are JSON, `{"error": sentence}`. A command is answered with `application/x-ndjson`: one object a line, as
-`operations.Operation` has them. A client that goes away does not cancel its operation.
+`operations.Operation` has them, and an empty line whenever there was none for a while: the supervisor is alive. A
+client that goes away does not cancel its operation.
 """
 
 from __future__ import annotations
@@ -11,7 +12,17 @@ from http import HTTPStatus
 from typing import Any, Protocol
 
 from outrider.runtime import Receive, Scope, Send
-from outrider_supervisor.control_commands import JSON, LINES, NAMES, PREFIX, STATUS, Command, CommandError, decode
+from outrider_supervisor.control_commands import (
+    ALIVE_PERIOD,
+    JSON,
+    LINES,
+    NAMES,
+    PREFIX,
+    STATUS,
+    Command,
+    CommandError,
+    decode,
+)
 from outrider_supervisor.operations import Operation
 
 MOST_BODY = 65536
@@ -94,9 +105,10 @@ async def _answer(send: Send, status: HTTPStatus, content: dict[str, Any], allow
 async def _stream(send: Send, operation: Operation) -> None:
     headers = [(b"content-type", LINES), (b"cache-control", b"no-store")]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
-    async for line in operation:
+    async for line in operation.lines(ALIVE_PERIOD):
         # Each line at once: the client shows it. The last one ends the response.
-        await send({"type": "http.response.body", "body": _line(line), "more_body": "ok" not in line})
+        body, more = (b"\n", True) if line is None else (_line(line), "ok" not in line)
+        await send({"type": "http.response.body", "body": body, "more_body": more})
 
 
 def _line(content: dict[str, Any]) -> bytes:

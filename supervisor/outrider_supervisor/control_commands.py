@@ -21,6 +21,8 @@ STATUS = "status"
 JSON = b"application/json"
 LINES = b"application/x-ndjson"
 """What commands are answered with: one JSON object a line."""
+ALIVE_PERIOD = 5.0
+"""Seconds after which a command without news is sent an empty line, which says that the supervisor is alive."""
 
 
 class CommandError(ValueError):

@@ -65,9 +65,10 @@ class ConfigurationRead:
 
 @dataclass(frozen=True, slots=True)
 class ConfigurationRefused:
-    """The configuration cannot be used, or its listeners cannot be opened."""
+    """The configuration cannot be used, or its listeners cannot be opened. `details` is a traceback, or empty."""
 
     reason: str
+    details: str = ""
 
 
 @dataclass(frozen=True, slots=True)

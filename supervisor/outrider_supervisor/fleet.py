@@ -5,11 +5,11 @@ from __future__ import annotations
 from outrider_supervisor import actions
 from outrider_supervisor.actions import Action, Code, Finish, Level, Progress, Tell
 from outrider_supervisor.generation import Generation, GenerationState, WorkerState
-from outrider_supervisor.messages import ALIVE_PERIOD, SetTarget, Stop
+from outrider_supervisor.messages import ALIVE_PERIOD, ReplaceAtOnce, SetTarget, Stop
 from outrider_supervisor.service import Service
 
-KILL_AFTER = 5.0
-"""Seconds beyond `graceful_timeout` after which what is left of a generation is killed by the supervisor itself."""
+OVERTIME = 5.0
+"""Seconds beyond `graceful_timeout` and `boot_timeout`, which the master enforces, after which we act ourselves."""
 FAST_STOP = 4.0
 """Seconds for a fast stop, likewise."""
 BOOT_STOP = 1.0
@@ -91,6 +91,7 @@ class Fleet:
                     self.retire_orphans(generation, generation.target, now)
             elif self._told.get(number) != generation.target:
                 self._told[number] = generation.target
+                generation.retry_at = 0.0  # with another number the master does not wait
                 self._outbox.act(Tell(number, SetTarget(generation.target)))
 
     def stop(self, generation: Generation, now: float, *, fast: bool) -> None:
@@ -101,7 +102,7 @@ class Fleet:
         if not generation.is_booted:
             patience = BOOT_STOP
         else:
-            patience = FAST_STOP if fast else generation.service.graceful_timeout + KILL_AFTER
+            patience = FAST_STOP if fast else generation.service.graceful_timeout + OVERTIME
         kill_at = now + patience
         generation.kill_at = min(kill_at, generation.kill_at or kill_at)
         if not generation.has_master:
@@ -124,17 +125,20 @@ class Fleet:
         self._drop_if_over(generation)
 
     def retire(self, generation: Generation, pid: int, now: float) -> None:
-        """Tell one worker to go, past its master."""
+        """Tell one worker to go: its master, where it has one, makes up for it."""
         worker = generation.workers[pid]
         worker.state = WorkerState.RETIRING
         worker.retired_at = now
-        self._outbox.act(actions.Retire(pid))
+        if generation.has_master:
+            self._outbox.act(Tell(generation.number, ReplaceAtOnce(pid)))
+        else:
+            self._outbox.act(actions.Retire(pid))
 
     def kill_overdue(self, now: float) -> None:
         """Kill what is left of generations that should have ended."""
         for generation in self.generations.values():
             if generation.kill_at is not None and now >= generation.kill_at:
-                generation.kill_at = now + KILL_AFTER
+                generation.kill_at = now + OVERTIME
                 self._outbox.log(Level.WARNING, f"generation {generation.number}: killing what did not end in time")
                 self._outbox.act(actions.Kill(generation.number, tuple(generation.workers)))
 

@@ -56,6 +56,10 @@ class Generation:
     kill_at: float | None = None
     heard_at: float = math.inf
     """When its master last said something; before it is up, nothing is expected."""
+    failures: int = 0
+    """How many workers in a row could not boot, or crashed beyond `restart_intensity`."""
+    retry_at: float = 0.0
+    """When the master starts the next worker after such a failure; 0 when none waits."""
     workers: dict[int, Worker] = field(default_factory=dict)
 
     @property
@@ -67,6 +71,10 @@ class Generation:
     def kept(self) -> int:
         """How many workers serve or shall."""
         return sum(worker.state in (WorkerState.READY, WorkerState.BOOTING) for worker in self.workers.values())
+
+    def is_backing_off(self, now: float) -> bool:
+        """Whether the next worker waits because those before it have failed."""
+        return self.has_master and self.state is not GenerationState.RETIRING and now < self.retry_at
 
     def retired_since(self, then: float) -> int:
         """How many workers that are still there were retired after that moment."""

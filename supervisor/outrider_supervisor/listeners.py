@@ -24,7 +24,7 @@ from outrider_supervisor.unix_sockets import identify
 
 FIRST_DESCRIPTOR = 3
 """SD_LISTEN_FDS_START."""
-PATIENCE = 5.0
+START_PATIENCE = 5.0
 """Seconds for which the first start waits for an address that is in use: its last owner may just be going."""
 RETRY = 0.25
 _DEFAULT_BIND: Address = ("127.0.0.1", 8000)
@@ -102,7 +102,7 @@ class Listeners:
 
         Args:
             service: what is wanted.
-            patience: seconds to wait for an address that is in use, `PATIENCE` at the first start.
+            patience: seconds to wait for an address that is in use, `START_PATIENCE` at the first start.
 
         Returns:
             The sockets in the order of `service.addresses`, or of the descriptors that win over them.

@@ -24,7 +24,7 @@ def save_machine(machine: Machine) -> dict[str, Any]:
         "current": machine.current.number if machine.current is not None else None,
         "last_number": machine.fleet.last_number,
         "target": machine.target,
-        "scaled_to": machine.scaled_to,
+        "scaled_to": machine.succession.scaled_to,
         "waiting": [_save_intent(each) for each in machine.waiting if not each.id],
         "replacing": sorted(machine.replacements.pids),
     }
@@ -41,11 +41,11 @@ def load_machine(saved: dict[str, Any]) -> Machine:
     for each in saved["generations"]:
         fleet.adopt(_load_generation(each))
     fleet.last_number = saved["last_number"]
-    machine.current = fleet.generations[saved["current"]]
-    machine.target = saved["target"]
-    machine.scaled_to = saved["scaled_to"]
+    machine.succession.current = fleet.generations[saved["current"]]
+    machine.succession.target = saved["target"]
+    machine.succession.scaled_to = saved["scaled_to"]
     machine.replacements.pids = set(saved["replacing"])
-    machine.waiting = [_INTENTS[each.pop("kind")](**each) for each in saved["waiting"]]
+    machine.agenda.waiting = [_INTENTS[each.pop("kind")](**each) for each in saved["waiting"]]
     return machine
 
 
@@ -71,6 +71,8 @@ def _save_generation(generation: Generation) -> dict[str, Any]:
         "has_master": generation.has_master,
         "booted_at": generation.booted_at,
         "kill_at": generation.kill_at,
+        "failures": generation.failures,
+        "retry_at": generation.retry_at,
         "workers": [
             {"pid": each.pid, "since": each.since, "state": each.state.value, "retired_at": each.retired_at}
             for each in generation.workers.values()
@@ -92,6 +94,8 @@ def _load_generation(saved: dict[str, Any]) -> Generation:
         is_booted=True,
         booted_at=saved["booted_at"],
         kill_at=saved["kill_at"],
+        failures=saved["failures"],
+        retry_at=saved["retry_at"],
         heard_at=saved["since"],  # long ago: that it hangs is seen a while after the first look
         workers={worker.pid: worker for worker in workers},
     )

@@ -25,7 +25,6 @@ from typing import Any, NoReturn
 
 from gunicorn import debug, sock
 from gunicorn.arbiter import Arbiter
-from gunicorn.errors import AppImportError, ConfigError
 from setproctitle import setproctitle
 
 # Not used here, but after chdir a module of the project could be taken for one that it imports: asyncio.py, http.py.
@@ -37,6 +36,7 @@ from outrider.orphan import die_with_parent
 from outrider.scoreboard import Scoreboard, WorkerState
 from outrider_supervisor.application import ConfigurationFailed, OutriderApplication
 from outrider_supervisor.channel import Channel, Surroundings
+from outrider_supervisor.master_failure import describe_failure
 from outrider_supervisor.messages import (
     ALIVE_PERIOD,
     Alive,
@@ -44,13 +44,14 @@ from outrider_supervisor.messages import (
     MasterFailed,
     ReopenLogs,
     Replace,
+    ReplaceAtOnce,
     SetTarget,
     Stop,
     ToMaster,
     WorkerExited,
 )
-from outrider_supervisor.pool import Action, Limits, Pool, Send, Spawn, Stage
-from outrider_supervisor.preload import NotImported, PreloadFailed, import_for_sharing
+from outrider_supervisor.pool import DRAIN_MARGIN, KILL_AFTER, Action, Limits, Pool, Send, Spawn, Stage
+from outrider_supervisor.preload import NotImported, import_for_sharing
 from outrider_supervisor.reports import ReportHandler, open_reports
 from outrider_supervisor.watched_worker import Upbringing, WorkerFactory
 
@@ -58,6 +59,8 @@ TICK = 1.0
 """Seconds between two looks at the workers where nothing else wakes the master."""
 BOOT_TICK = 0.03
 """The same while a worker boots."""
+END_MARGIN = 6.0
+"""Seconds for the end of a stop, beyond those after which the last worker has been killed."""
 
 _FOR_SUPERVISOR = (signal.SIGHUP, signal.SIGTTIN, signal.SIGTTOU, signal.SIGUSR2)
 
@@ -145,7 +148,7 @@ class Master(Arbiter):  # type: ignore[misc]  # gunicorn has no types
         generation = self._surroundings.supervision.generation
         if generation > 1:
             self.cfg.on_reload(self)
-        setproctitle(f"outrider: master [{self.proc_name}] g{generation}")
+        show_title(self.cfg, generation, "running")
         self._channel.send(MasterBooted())
 
     def serve(self) -> NoReturn:
@@ -233,6 +236,8 @@ class Master(Arbiter):  # type: ignore[misc]  # gunicorn has no types
                     self._call_hook(functools.partial(setattr, self, "num_workers", workers))
             case Replace(pid):
                 self._pool.replace(pid, time.monotonic())
+            case ReplaceAtOnce(pid):
+                self._pool.replace(pid, time.monotonic(), at_once=True)
             case Stop(fast):
                 self._stop(fast=fast)
             case ReopenLogs():
@@ -251,11 +256,17 @@ class Master(Arbiter):  # type: ignore[misc]  # gunicorn has no types
             self.log.warning("%s does nothing in a master: send it to the supervisor (pid: %s)", name, supervisor)
 
     def _stop(self, *, fast: bool) -> None:
+        show_title(self.cfg, self._surroundings.supervision.generation, "stopping")
+        patience = KILL_AFTER if fast else self.cfg.graceful_timeout + DRAIN_MARGIN
+        # The kernel's: a write to a log that nobody reads any more waits for ever, and Python with it.
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        limit = patience + END_MARGIN
+        signal.setitimer(signal.ITIMER_REAL, min(limit, signal.getitimer(signal.ITIMER_REAL)[0] or limit))
         sock.close_sockets(self.LISTENERS, unlink=False)
         self.LISTENERS = []
         self._pool.stop(time.monotonic(), fast=fast)
         self._carry_out()
-        # Last: it waits for ever where standard error is a full pipe that nobody reads any more.
+        # Last, since it may be the write that waits.
         self.log.info("Stopping %s", "at once" if fast else "gracefully")
 
     def _reopen_logs(self) -> None:
@@ -333,6 +344,11 @@ def _drain(descriptor: int) -> None:
         os.read(descriptor, 4096)
 
 
+def show_title(cfg: Any, generation: int, state: str) -> None:
+    """Let ps see the master's state."""
+    setproctitle(f"outrider: master [{cfg.proc_name}] g{generation} {state}")
+
+
 def _adapt(cfg: Any) -> None:
     """Switch off what is the supervisor's."""
     cfg.set("pidfile", None)
@@ -341,25 +357,6 @@ def _adapt(cfg: Any) -> None:
     cfg.set("bind", [each for each in cfg.bind if not each.startswith("fd://")])
     for variable in ("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "GUNICORN_PID", "GUNICORN_FD"):
         os.environ.pop(variable, None)
-
-
-def describe_failure(error: BaseException) -> MasterFailed:
-    """Say why a master cannot start: one sentence, and the traceback where a sentence cannot tell."""
-    subject = ""
-    if isinstance(error, PreloadFailed) and error.__cause__ is not None:
-        error = error.__cause__
-        subject = "the application could not be imported (preload_app): "
-    if isinstance(error, ConfigurationFailed):
-        return MasterFailed(error.reason, error.details)
-    if isinstance(error, AppImportError | ConfigError | ConfigurationError):
-        return MasterFailed(f"{subject}{error}", "")
-    details = "".join(traceback.format_exception(error))
-    if isinstance(error, SystemExit):
-        return MasterFailed(f"{subject or 'the master '}called sys.exit({error.code!r})", details)
-    last_line = traceback.format_exception_only(error)[-1].strip()
-    # gunicorn puts a whole traceback into the message for a class it cannot import.
-    sentence = str(error).splitlines()[0] if isinstance(error, RuntimeError) and str(error) else last_line
-    return MasterFailed(subject + sentence, details)
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
@@ -377,7 +374,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         _adapt(app.cfg)
         # Where an import hangs is in the log then, shortly before the supervisor gives up.
         faulthandler.dump_traceback_later(app.cfg.boot_timeout)
-        setproctitle(f"outrider: master [{app.cfg.proc_name}] g{surroundings.supervision.generation} starting")
+        show_title(app.cfg, surroundings.supervision.generation, "starting")
         app.set_import_path()
         if app.cfg.spew:
             debug.spew()

@@ -29,6 +29,13 @@ class Replace:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class ReplaceAtOnce:
+    """Retire `pid` now, before there is another one in its place. Unknown or retiring pids are ignored."""
+
+    pid: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Stop:
     """Close the listeners, end every worker (drain, or at once with `fast`), and exit with 0."""
 
@@ -110,7 +117,7 @@ class BackingOff:
     seconds: float
 
 
-ToMaster = SetTarget | Replace | Stop | ReopenLogs
+ToMaster = SetTarget | Replace | ReplaceAtOnce | Stop | ReopenLogs
 FromMaster = (
     MasterBooted
     | MasterFailed

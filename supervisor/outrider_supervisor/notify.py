@@ -58,10 +58,6 @@ class Notifier:
         """One line for people: what the service is doing."""
         return self._send(f"STATUS={_one_line(text)}")
 
-    def extend(self, seconds: float) -> bool:
-        """Ask for so much more time, from now on, to start, reload or stop."""
-        return self._send(f"EXTEND_TIMEOUT_USEC={int(seconds * _MICROSECONDS)}")
-
     def keep_alive(self) -> bool:
         """Tell the watchdog that this process runs."""
         return self._send("WATCHDOG=1")

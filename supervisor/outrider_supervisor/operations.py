@@ -45,8 +45,11 @@ class Operation:
             self.outcome = outcome
             self._changed.set()
 
-    async def __aiter__(self) -> AsyncIterator[dict[str, Any]]:
-        """The lines as they come, ready for JSON: `{"progress": text}` ..., and last the fields of the outcome."""
+    async def lines(self, patience: float) -> AsyncIterator[dict[str, Any] | None]:
+        """The lines as they come, ready for JSON: `{"progress": text}` ..., and last the fields of the outcome.
+
+        None stands for `patience` seconds in which nothing happened.
+        """
         while True:
             while self._unread:
                 yield {"progress": self._unread.popleft()}
@@ -54,4 +57,8 @@ class Operation:
                 yield asdict(self.outcome)
                 return
             self._changed.clear()
-            await self._changed.wait()
+            try:
+                async with asyncio.timeout(patience):
+                    await self._changed.wait()
+            except TimeoutError:
+                yield None

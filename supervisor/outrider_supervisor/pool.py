@@ -23,7 +23,7 @@ from collections.abc import Callable
 from enum import Enum, auto
 
 from outrider_supervisor.backoff import Backoff
-from outrider_supervisor.exits import describe_exit
+from outrider_supervisor.exits import describe_worker_exit
 from outrider_supervisor.messages import (
     BackingOff,
     FromMaster,
@@ -145,16 +145,16 @@ class Pool:
             self.target = target
             self._backoff.reset()
 
-    def replace(self, pid: int, now: float) -> None:
-        """Spawn a worker, and retire `pid` once there is one ready too many.
+    def replace(self, pid: int, now: float, *, at_once: bool = False) -> None:
+        """Spawn a worker, and retire `pid` once there is one ready too many, or `at_once`.
 
-        A worker that still boots serves nobody: it is retired at once, and another one spawned. A pid that is
-        unknown or ends already is ignored.
+        A worker that still boots serves nobody: it is retired at once in any case. A pid that is unknown or ends
+        already is ignored.
         """
         worker = self.workers.get(pid)
         if worker is None or worker.stage not in (Stage.BOOTING, Stage.READY):
             return
-        if worker.stage is Stage.BOOTING:
+        if at_once or worker.stage is Stage.BOOTING:
             self._retire(worker, now)
         else:
             worker.is_doomed = True
@@ -385,14 +385,7 @@ class Pool:
         self._actions.append(Tell(message))
 
 
-_MEANINGS = {
-    3: " (failed to boot)",
-    4: " (failed to load the application)",
-    -signal.SIGKILL: ", perhaps out of memory",
-}
-
-
 def _describe_exit(worker: Worker, code: int) -> str:
     if worker.stage is Stage.ABORTED or (worker.was_killed and code == -signal.SIGKILL):
         return worker.fate
-    return describe_exit(code) + _MEANINGS.get(code, "")
+    return describe_worker_exit(code)

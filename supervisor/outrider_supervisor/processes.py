@@ -8,17 +8,17 @@ instance, would fight with `Children.reap_strangers` over the exit status).
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ctypes
 import fcntl
 import os
 import select
 import signal
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Self
 
-from outrider.scoreboard import process_start_time
 from outrider_supervisor import start_directory
 from outrider_supervisor.exits import describe_exit
 
@@ -175,28 +175,19 @@ class Children:
         """
         targets = dict(enumerate(descriptors, FIRST_DESCRIPTOR))
         targets.update({number: given for number, given in ((1, stdout), (2, stderr)) if given is not None})
-        # Copies above every target, or putting one in its place could close another one that is still to be put.
-        lowest = FIRST_DESCRIPTOR + len(descriptors)
-        copies: dict[int, int] = {}
-        try:
-            for target, source in targets.items():
-                copies[target] = fcntl.fcntl(source, fcntl.F_DUPFD_CLOEXEC, lowest)
-            with start_directory.entered(env):
-                pid = os.posix_spawn(
-                    argv[0],
-                    list(argv),
-                    env,
-                    file_actions=[
-                        (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
-                        *((os.POSIX_SPAWN_DUP2, copy, target) for target, copy in copies.items()),
-                    ],
-                    setpgroup=0,
-                    setsigmask=(),
-                    setsigdef=_RESETTABLE,
-                )
-        finally:
-            for copy in copies.values():
-                os.close(copy)
+        with _copied(targets) as copies, start_directory.entered(env):
+            pid = os.posix_spawn(
+                argv[0],
+                list(argv),
+                env,
+                file_actions=[
+                    (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+                    *((os.POSIX_SPAWN_DUP2, copy, target) for target, copy in copies.items()),
+                ],
+                setpgroup=0,
+                setsigmask=(),
+                setsigdef=_RESETTABLE,
+            )
         try:
             return self._hold(pid)
         except OSError:  # out of descriptors
@@ -204,15 +195,11 @@ class Children:
             os.waitpid(pid, 0)
             raise
 
-    def adopt(self, pid: int, start_time: int | None = None) -> Process:
+    def adopt(self, pid: int) -> Process:
         """Look after a process that runs already: our own from before an execve(2), or a master's worker.
 
-        A child of ours that has exited is found all the same, until `reap_strangers` takes it for a stranger.
-
-        Args:
-            pid: its process id.
-            start_time: when it started, as `outrider.scoreboard.process_start_time` tells: another process with the
-                same id is not taken for it. None for a child of ours, whose id cannot be reused.
+        A child of ours that has exited is found all the same, until `reap_strangers` takes it for a stranger. Whether
+        another one's child is still the process that was meant is the caller's concern.
 
         Raises:
             ProcessLookupError: it is gone.
@@ -222,12 +209,7 @@ class Children:
             known.look()
             if not known.has_exited:
                 return known
-        process = self._hold(pid)
-        # The order matters: who has the right start time now had this id when it was opened.
-        if start_time is not None and process_start_time(pid) != start_time:
-            process.close()
-            raise ProcessLookupError(f"process {pid} is gone")
-        return process
+        return self._hold(pid)
 
     async def run(self, argv: Sequence[str], env: Mapping[str, str], timeout: float) -> Finished:  # noqa: ASYNC109  # an overrun is a result, not an exception
         """Run a program to its end; after `timeout` seconds its process group is killed.
@@ -344,6 +326,24 @@ class _Pipe:
         if self._is_open:
             self._is_open = False
             self._loop.remove_reader(self._read_end)
+
+
+@contextlib.contextmanager
+def _copied(targets: Mapping[int, int]) -> Iterator[Mapping[int, int]]:
+    """Copies of the descriptors for these numbers, which lie above all of them.
+
+    Otherwise putting one in its place could close another one that is still to be put, or be putting it where it is
+    already, which leaves it close-on-exec with some C libraries.
+    """
+    lowest = max((FIRST_DESCRIPTOR - 1, *targets)) + 1
+    copies: dict[int, int] = {}
+    try:
+        for target, source in targets.items():
+            copies[target] = fcntl.fcntl(source, fcntl.F_DUPFD_CLOEXEC, lowest)
+        yield copies
+    finally:
+        for copy in copies.values():
+            os.close(copy)
 
 
 def _resolve(future: asyncio.Future[None], _reason: str, _status: int | None) -> None:

@@ -1,8 +1,8 @@
 """`python -m outrider_supervisor.read_config [--import] ARGV`: reads the configuration, for the supervisor.
 
 A short-lived process, because gunicorn.conf.py and the modules it names are the user's code. It writes `Service` as
-JSON to its standard output and exits with 0, or says on standard error what is wrong, exiting with 1. With `--import`
-the application is imported as well. It binds nothing, opens no log and writes no file.
+JSON to its standard output and exits with 0, or `ServiceRefused`, and exits with 1. With `--import` the application is
+imported as well, and a refusal is for people, on standard error. It binds nothing, opens no log and writes no file.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from outrider.uvicorn_kwargs import translate
 from outrider.worker import UvicornWorker
 from outrider_supervisor.application import ConfigurationFailed, OutriderApplication
 from outrider_supervisor.pidfile import refuse_other_files
-from outrider_supervisor.service import Service
+from outrider_supervisor.service import Service, ServiceRefused
 from outrider_supervisor.settings import SupervisorSettings, refuse_variables
 
 IMPORT = "--import"
@@ -66,16 +66,22 @@ def main(argv: Sequence[str]) -> int:
             doing = "importing the application"
             import_application(application)
     except ConfigurationFailed as error:
-        complaint = f"{error.reason}\n{error.details}"
+        refusal = ServiceRefused(error.reason, error.details)
     except BaseException as error:  # noqa: BLE001  # whatever the user's code raises
-        complaint = explain(error, doing)
+        refusal = explain(error, doing)
     else:
-        with os.fdopen(answer, "w") as stream:
-            stream.write(service.to_json())
+        _write(answer, service.to_json())
         return 0
-    # The supervisor adds its own prefix to what it reads here; with --import a user does.
-    print(("outrider: " if imports else "") + complaint.rstrip(), file=sys.stderr)  # noqa: T201  # the way to both
+    if imports:
+        print(f"outrider: {refusal}", file=sys.stderr)  # noqa: T201  # the user's terminal
+    else:
+        _write(answer, refusal.to_json())
     return 1
+
+
+def _write(answer: int, text: str) -> None:
+    with os.fdopen(answer, "w") as stream:
+        stream.write(text)
 
 
 def describe(application: OutriderApplication) -> Service:
@@ -151,8 +157,8 @@ def import_application(application: OutriderApplication) -> None:
         resolve_app(found, settings.app_factory, repr(uri))
 
 
-def explain(error: BaseException, doing: str) -> str:
-    """Say what is wrong: a sentence, and a traceback of the user's code where that raised.
+def explain(error: BaseException, doing: str) -> ServiceRefused:
+    """Say what is wrong, with a traceback of the user's code where that raised.
 
     Args:
         error: what was raised.
@@ -161,9 +167,9 @@ def explain(error: BaseException, doing: str) -> str:
     cause = error.__cause__
     if isinstance(error, ConfigurationError | ConfigError | AppImportError) or not _is_from_user(error):
         sentence = str(error) or repr(error)
-        return sentence + (_traceback(cause) if cause is not None and _is_from_user(cause) else "")
+        return ServiceRefused(sentence, _traceback(cause) if cause is not None and _is_from_user(cause) else "")
     summary = traceback.format_exception_only(error)[-1].strip()
-    return f"{doing} raised {summary}" + _traceback(error)
+    return ServiceRefused(f"{doing} raised {summary}", _traceback(error))
 
 
 def _refuse(cfg: Any) -> None:
@@ -259,7 +265,7 @@ def _traceback(error: BaseException) -> str:
     """The traceback from where the user's code begins."""
     start = _first_user_frame(error.__traceback__)
     lines = traceback.format_exception(type(error), error, start) if start else traceback.format_exception_only(error)
-    return "\n" + "".join(lines)
+    return "".join(lines)
 
 
 if __name__ == "__main__":

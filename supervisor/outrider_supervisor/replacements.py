@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from outrider_supervisor.actions import Level, Tell
 from outrider_supervisor.events import Sample
-from outrider_supervisor.fleet import KILL_AFTER, Fleet, Outbox
+from outrider_supervisor.fleet import OVERTIME, Fleet, Outbox
 from outrider_supervisor.generation import Generation, WorkerState
 from outrider_supervisor.intents import Recycle
 from outrider_supervisor.messages import Replace
@@ -31,7 +31,7 @@ class Replacements:
             return False
         recycle.left = deque([recycle.pid] if recycle.pid else ready)
         recycle.count = len(recycle.left)
-        recycle.deadline = now + current.service.boot_timeout + KILL_AFTER
+        recycle.deadline = now + current.service.boot_timeout + OVERTIME
         self._outbox.log(Level.INFO, f"recycling {recycle.count} of {len(ready)} workers", recycle.id)
         return True
 
@@ -40,7 +40,7 @@ class Replacements:
         while recycle.left and self._has_room(current, now):
             pid = recycle.left.popleft()
             if pid in current.workers:
-                recycle.deadline = now + current.service.boot_timeout + KILL_AFTER
+                recycle.deadline = now + current.service.boot_timeout + OVERTIME
                 self._replace(current, pid)
         return not recycle.left and not self.pids
 
@@ -58,6 +58,10 @@ class Replacements:
     def note_retiring(self, pid: int) -> None:
         """The worker goes: its replacement is there, or it could not wait."""
         self.pids.discard(pid)
+
+    def give_up(self) -> None:
+        """The master that was to replace them is gone, or its generation over."""
+        self.pids.clear()
 
     def forget(self, pid: int) -> None:
         """The worker is gone."""

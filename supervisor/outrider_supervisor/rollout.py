@@ -80,7 +80,7 @@ class Rollout:
                 self._canary = canary.Canary(service.canary_seconds, service.canary_requests, now)
                 self.notes.append(
                     f"worker {pid} is ready; it is the canary for {service.canary_seconds:g} s and {requests}, "
-                    f"at most {canary.PATIENCE * service.canary_seconds:g} s"
+                    f"at most {canary.QUIET_FACTOR * service.canary_seconds:g} s"
                 )
                 return
             new.state = GenerationState.ROLLING

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -16,14 +17,15 @@ from outrider.scoreboard import Scoreboard
 from outrider_supervisor import actions, start_directory
 from outrider_supervisor.actions import Action, Code, Level, Readiness
 from outrider_supervisor.events import ConfigurationRead, ConfigurationRefused, Event, MasterExited, WorkerGone
+from outrider_supervisor.exits import split_complaint
 from outrider_supervisor.journal import Journal
 from outrider_supervisor.masters import Master, MasterStarter
 from outrider_supervisor.measure import Sampler
 from outrider_supervisor.operations import Operation, Outcome
 from outrider_supervisor.pidfile import PidFile
-from outrider_supervisor.processes import Children
+from outrider_supervisor.processes import Children, Finished
 from outrider_supervisor.report_inbox import ReportInbox
-from outrider_supervisor.service import Service
+from outrider_supervisor.service import Service, ServiceRefused
 from outrider_supervisor.worker_watch import WorkerWatch
 
 if TYPE_CHECKING:
@@ -66,11 +68,14 @@ class Seam:
         self.ended: asyncio.Future[int] = self.loop.create_future()
         self.upgrade: Callable[[], Coroutine[Any, Any, None]]
         """Becomes a new supervisor; set by whoever can."""
+        self._opened = contextlib.ExitStack()
         self._reading: asyncio.Task[None] | None = None
         self._upgrading: asyncio.Task[None] | None = None
 
     def open_shared(self, scoreboard: int, reports: ReportInbox) -> None:
         """Take the table and the reports that all masters share."""
+        self._opened.callback(os.close, scoreboard)
+        self._opened.callback(reports.close)
         self.scoreboard = scoreboard
         self.sampler = Sampler(Scoreboard.from_descriptor(scoreboard))
         self.reports = reports
@@ -80,7 +85,7 @@ class Seam:
         """Read the configuration in a child, since gunicorn.conf.py is the user's code.
 
         Raises:
-            ConfigurationError: it cannot be used; the message is the child's, with the traceback of the user's code.
+            ConfigurationError: it cannot be used; a `ServiceRefused` where the child says why.
         """
         start_directory.check(self.environ)
         command = [sys.executable, "-P", "-m", "outrider_supervisor.read_config", *self.argv]
@@ -92,10 +97,9 @@ class Seam:
                 "see the limits of processes and descriptors (ulimit -u, ulimit -n)"
             ) from error
         if child.timed_out:
-            complaint = f"\n{child.complaint}"
-            raise ConfigurationError(f"reading the configuration took longer than {READ_TIMEOUT:g} s{complaint}")
+            raise ServiceRefused(f"reading the configuration took longer than {READ_TIMEOUT:g} s", child.complaint)
         if child.status != 0:
-            raise ConfigurationError(child.complaint or f"reading the configuration failed with status {child.status}")
+            raise _refusal_of(child)
         if not child.stdout:
             raise ConfigurationError("gunicorn.conf.py ended the process that read it; it must not call os._exit")
         return self._parse_service(child.stdout)
@@ -155,9 +159,7 @@ class Seam:
         self.children.close()
         self.pidfile.remove()
         self.notifier.close()
-        if hasattr(self, "reports"):
-            self.reports.close()
-            os.close(self.scoreboard)
+        self._opened.close()
 
     # -- the machine's actions
 
@@ -167,7 +169,7 @@ class Seam:
         raise TypeError(f"not an action: {action!r}")
 
     @do.register
-    def _(self, _action: actions.ReadConfiguration) -> None:
+    def _start_reading(self, _action: actions.ReadConfiguration) -> None:
         self._reading = self.loop.create_task(self._read_configuration())
 
     async def _read_configuration(self) -> None:
@@ -175,6 +177,8 @@ class Seam:
             service = await self.read_service()
             before = self.listeners.descriptions()
             await self.open_listeners(service)
+        except ServiceRefused as refusal:
+            self._refuse(refusal)
         except (ConfigurationError, OSError) as error:
             self.on_event(ConfigurationRefused(str(error)))
         except Exception as error:  # a reload that is never over would keep all others waiting
@@ -188,8 +192,13 @@ class Seam:
                     self.journal.write(Level.INFO, f"listener opened: {address}")
             self.on_event(ConfigurationRead(service))
 
+    def _refuse(self, refusal: ServiceRefused) -> None:
+        if refusal.details:
+            self.journal.logger.error("the configuration can't be used:\n%s", refusal.details)
+        self.on_event(ConfigurationRefused(refusal.reason, refusal.details))
+
     @do.register
-    def _(self, action: actions.StartMaster) -> None:
+    def _start_master(self, action: actions.StartMaster) -> None:
         try:
             listeners = self.listeners.sockets(action.service)
             master = self.starter.start(action, listeners, self.loop, self.on_event)
@@ -199,17 +208,17 @@ class Seam:
             self.adopt_master(master)
 
     @do.register
-    def _(self, action: actions.Tell) -> None:
+    def _tell_master(self, action: actions.Tell) -> None:
         master = self.masters.get(action.number)
         if master is not None:
             master.tell(action.message)
 
     @do.register
-    def _(self, action: actions.Retire) -> None:
+    def _retire_worker(self, action: actions.Retire) -> None:
         self.workers.signal(action.pid, signal.SIGTERM)
 
     @do.register
-    def _(self, action: actions.Kill) -> None:
+    def _kill(self, action: actions.Kill) -> None:
         for pid in action.workers:
             self.workers.signal(pid, signal.SIGKILL)
         master = self.masters.get(action.number)
@@ -217,7 +226,7 @@ class Seam:
             master.process.signal(signal.SIGKILL)
 
     @do.register
-    def _(self, action: actions.KeepListeners) -> None:
+    def _keep_listeners(self, action: actions.KeepListeners) -> None:
         if action.service is None:
             if self._reading is not None:
                 self._reading.cancel()  # it would open them again
@@ -238,17 +247,17 @@ class Seam:
             self.journal.write(Level.WARNING, str(error))
 
     @do.register
-    def _(self, action: actions.Log) -> None:
+    def _log(self, action: actions.Log) -> None:
         self.journal.write(action.level, action.text)
 
     @do.register
-    def _(self, action: actions.Progress) -> None:
+    def _tell_progress(self, action: actions.Progress) -> None:
         operation = self.operations.get(action.operation)
         if operation is not None:
             operation.progress(action.text)
 
     @do.register
-    def _(self, action: actions.Finish) -> None:
+    def _finish(self, action: actions.Finish) -> None:
         operation = self.operations.pop(action.operation, None)
         if operation is None:
             return
@@ -261,7 +270,7 @@ class Seam:
         operation.finish(Outcome(action.code is Code.DONE, action.code.value, action.message, details))
 
     @do.register
-    def _(self, action: actions.Notify) -> None:
+    def _notify(self, action: actions.Notify) -> None:
         match action.readiness:
             case Readiness.READY:
                 self.notifier.ready()
@@ -271,10 +280,21 @@ class Seam:
                 self.notifier.stopping()
 
     @do.register
-    def _(self, _action: actions.Upgrade) -> None:
+    def _start_upgrade(self, _action: actions.Upgrade) -> None:
         self._upgrading = self.loop.create_task(self.upgrade())
 
     @do.register
-    def _(self, action: actions.Exit) -> None:
+    def _exit(self, action: actions.Exit) -> None:
         if not self.ended.done():
             self.ended.set_result(action.status)
+
+
+def _refusal_of(child: Finished) -> ServiceRefused:
+    """Why the child could not read the configuration; what the user's code has printed comes before the traceback."""
+    try:
+        refusal = ServiceRefused.from_json(child.stdout.decode())
+    except (KeyError, TypeError, ValueError):
+        if not child.complaint:
+            return ServiceRefused(f"reading the configuration failed with status {child.status}")
+        return ServiceRefused(*split_complaint(child.complaint))
+    return ServiceRefused(refusal.reason, "\n".join(filter(None, (child.complaint, refusal.details))))

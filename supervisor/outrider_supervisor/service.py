@@ -6,6 +6,8 @@ import dataclasses
 import json
 from typing import Any
 
+from outrider.errors import ConfigurationError
+
 Address = tuple[str, int] | str | int
 """A bind as gunicorn has it: host and port, a unix socket's path (abstract with a leading NUL), a descriptor."""
 
@@ -61,3 +63,31 @@ class Service:
         """Make one of its fields as JSON has them: without tuples."""
         addresses = tuple(tuple(each) if isinstance(each, list) else each for each in fields["addresses"])
         return cls(**{**fields, "addresses": addresses, "notes": tuple(fields["notes"])})
+
+
+class ServiceRefused(ConfigurationError):
+    """The configuration cannot be used.
+
+    Attributes:
+        reason: one sentence for the user.
+        details: the traceback of the user's code, what it has printed, or nothing.
+    """
+
+    def __init__(self, reason: str, details: str = "") -> None:
+        super().__init__(f"{reason}\n{details}".rstrip())
+        self.reason = reason
+        self.details = details
+
+    def to_json(self) -> str:
+        """Write it as JSON."""
+        return json.dumps({"reason": self.reason, "details": self.details})
+
+    @classmethod
+    def from_json(cls, text: str) -> ServiceRefused:
+        """Read what `to_json` wrote.
+
+        Raises:
+            KeyError, TypeError, ValueError: it is something else.
+        """
+        fields = json.loads(text)
+        return cls(str(fields["reason"]), str(fields["details"]))

@@ -13,7 +13,8 @@ from typing import Any
 
 from outrider import setting_values as check
 from outrider.errors import ConfigurationError
-from outrider.settings import ENVIRONMENT_PREFIX, Flag, declare, register, switch_off
+from outrider.setting_declaration import Flag, declare, switch_off
+from outrider.settings import ENVIRONMENT_PREFIX, register
 
 _SIZE = re.compile(r"(\d+)([kmg]?)(?:i?b)?", re.IGNORECASE)
 _FACTORS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}

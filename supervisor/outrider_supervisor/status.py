@@ -36,6 +36,14 @@ class WorkerStatus(TypedDict):
     """When its stacks were last written to the log."""
 
 
+class BackoffStatus(TypedDict):
+    """Why a master starts no worker at the moment."""
+
+    failures: int
+    """In a row."""
+    until: float
+
+
 class GenerationStatus(TypedDict):
     """One master and its workers, oldest first."""
 
@@ -45,6 +53,8 @@ class GenerationStatus(TypedDict):
     master_pid: int | None
     """null once the master has died."""
     since: float
+    backoff: BackoffStatus | None
+    """null unless the next worker waits because those before it could not boot, or crashed too often."""
     workers: list[WorkerStatus]
 
 

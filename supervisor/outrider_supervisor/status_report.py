@@ -10,6 +10,7 @@ from outrider_supervisor.generation import Generation, Worker
 from outrider_supervisor.machine import Machine
 from outrider_supervisor.status import (
     STATUS_VERSION,
+    BackoffStatus,
     EventStatus,
     GenerationStatus,
     OperationStatus,
@@ -52,7 +53,7 @@ class Facts:
     since: float
     """Monotonic time of its first start."""
     addresses: tuple[str, ...]
-    """As people write them, such as http://127.0.0.1:8000."""
+    """As people write them, such as 127.0.0.1:8000."""
     master_pids: Mapping[int, int] = field(default_factory=dict)
     """By generation."""
     operation_since: float | None = None
@@ -107,11 +108,18 @@ def _generation(
         "state": generation.state.value,
         "master_pid": facts.master_pids.get(generation.number) if generation.has_master else None,
         "since": clocks.to_wall(generation.since),
+        "backoff": _backoff(generation, clocks),
         "workers": [
             _worker(worker, rows.get(worker.pid) if reports else None, usage.get(worker.pid, Usage()), clocks)
             for worker in oldest_first
         ],
     }
+
+
+def _backoff(generation: Generation, clocks: Clocks) -> BackoffStatus | None:
+    if not generation.is_backing_off(clocks.monotonic):
+        return None
+    return {"failures": generation.failures, "until": clocks.to_wall(generation.retry_at)}
 
 
 def _worker(worker: Worker, row: RowSnapshot | None, usage: Usage, clocks: Clocks) -> WorkerStatus:

@@ -77,7 +77,17 @@ def _generation(generation: GenerationStatus, now: float) -> list[str]:
     master = "its master is gone" if generation["master_pid"] is None else f"master {generation['master_pid']}"
     age = format_duration(now - generation["since"])
     title = f"generation {generation['number']}: {generation['state']}, {age}, {master}"
-    return [title, *(_row(_cells(worker)) for worker in generation["workers"])]
+    return [title, *(_row(_cells(worker)) for worker in generation["workers"]), *_backoff(generation, now)]
+
+
+def _backoff(generation: GenerationStatus, now: float) -> list[str]:
+    """A line for the worker that there should be."""
+    backoff = generation.get("backoff")  # a supervisor that was started earlier may know nothing of it
+    if backoff is None:
+        return []
+    failures = count(backoff["failures"], "failure")
+    wait = format_duration(backoff["until"] - now)
+    return [f"       - backoff  {failures} in a row, the next worker is started in {wait}"]
 
 
 def _cells(worker: WorkerStatus) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import time
@@ -22,7 +23,7 @@ from outrider_supervisor.control_app import ControlApp
 from outrider_supervisor.counting import count
 from outrider_supervisor.events import Event
 from outrider_supervisor.journal import Journal
-from outrider_supervisor.listeners import PATIENCE, Listeners
+from outrider_supervisor.listeners import START_PATIENCE, Listeners
 from outrider_supervisor.machine import Machine
 from outrider_supervisor.messages import MasterFailed, ReopenLogs, WorkerExited, WorkerSpawned
 from outrider_supervisor.notify import Notifier
@@ -53,7 +54,6 @@ class Supervisor:
         self.journal = journal
         self.loop = asyncio.get_running_loop()
         self.since = time.monotonic()
-        self.upgrades = 0
         self.is_replaced = False
         """Whether another supervisor takes over now: commands are for that one."""
         self.name = ""
@@ -71,6 +71,7 @@ class Supervisor:
         notifier = Notifier.from_environment(environ, os.getpid())
         self.seam = Seam(argv, environ, journal, Listeners(self.warn), notifier, self.enqueue)
         self.control_server: ControlServer
+        self._opened = contextlib.AsyncExitStack()
 
     # -- start and end
 
@@ -97,16 +98,25 @@ class Supervisor:
         Scoreboard.create_in(descriptor)
         seam.open_shared(descriptor, ReportInbox(self.loop, self.note_report))
         directory = paths.directories(seam.environ, os.geteuid())[0]
-        self.control_server = ControlServer(directory, self.name, ControlApp(self), self.journal.logger)
-        await self.control_server.start()
+        await self.open_control(ControlServer(directory, self.name, ControlApp(self), self.journal.logger))
         seam.pidfile.place(service.pidfile)
-        await seam.open_listeners(service, PATIENCE)
+        await seam.open_listeners(service, START_PATIENCE)
         where = ", ".join(seam.listeners.descriptions())
         self._log(
             f"supervisor of {self.name} ({os.getpid()}), {count(service.workers, 'worker')}, listening at {where}"
         )
         self.begin()
         self.enqueue(events.Started(service))
+
+    async def open_control(self, server: ControlServer) -> None:
+        """Answer commands from now on.
+
+        Raises:
+            ConfigurationError: see `ControlServer.start`.
+        """
+        self.control_server = server
+        self._opened.push_async_callback(server.close)
+        await server.start()
 
     def begin(self) -> None:
         """Look at what there is from now on."""
@@ -168,8 +178,7 @@ class Supervisor:
         """Give back what was opened."""
         if self._timer is not None:
             self._timer.cancel()
-        if hasattr(self, "control_server"):
-            await self.control_server.close()
+        await self._opened.aclose()
         self.seam.listeners.close_all()
         await self.seam.close()
 

@@ -46,15 +46,14 @@ def format_percent(percent: float | None) -> str:
     return _UNKNOWN if percent is None else f"{percent:.0f}%"
 
 
-def format_address(address: Address, scheme: str = "") -> str:
-    """An address as 127.0.0.1:8000 (http://127.0.0.1:8000 with a scheme), unix:/run/app.sock, or fd://3."""
+def format_address(address: Address) -> str:
+    """An address as 127.0.0.1:8000, unix:/run/app.sock, or fd://3."""
     if isinstance(address, int):
         return f"fd://{address}"
     if isinstance(address, str):
         return "unix:" + address.replace("\0", "@", 1)
     host, port = address
-    place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    return f"{scheme}://{place}" if scheme else place
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def plain(text: str) -> str:

@@ -20,6 +20,7 @@ from outrider_supervisor.actions import Level
 from outrider_supervisor.control import ControlServer
 from outrider_supervisor.control_app import ControlApp
 from outrider_supervisor.events import MasterExited, UpgradeFailed
+from outrider_supervisor.exits import split_complaint
 from outrider_supervisor.listeners import Listeners
 from outrider_supervisor.machine_state import load_machine, save_machine
 from outrider_supervisor.masters import Master
@@ -42,7 +43,10 @@ _GENERATION = {
     "target": int,
     "since": float,
     "has_master": bool,
+    "booted_at": float,
     "kill_at": float | None,
+    "failures": int,
+    "retry_at": float,
     "workers": [_WORKER],
 }
 _MACHINE = {
@@ -58,7 +62,6 @@ _STATE = {
     "argv": [str],
     "name": str,
     "since": float,
-    "upgrades": int,
     "scoreboard": int,
     "reports": [int],
     "machine": _MACHINE,
@@ -147,11 +150,11 @@ async def _hand_over(supervisor: Supervisor, state: int) -> None:
 
 
 def _fail(supervisor: Supervisor, complaint: str) -> None:
-    """Have the machine go on; of a traceback the sentence is its last line, and the rest goes to who asked."""
-    sentence = complaint.rpartition("\n")[2]
-    if sentence != complaint:
-        supervisor.journal.logger.error("the new supervisor does not start:\n%s", complaint)
-    supervisor.enqueue(UpgradeFailed(sentence, complaint if sentence != complaint else ""))
+    """Have the machine go on; a traceback goes to who asked, and to the log."""
+    reason, details = split_complaint(complaint)
+    if details:
+        supervisor.journal.logger.error("the new supervisor does not start:\n%s", details)
+    supervisor.enqueue(UpgradeFailed(reason, details))
 
 
 def save(supervisor: Supervisor) -> dict[str, Any]:
@@ -162,7 +165,6 @@ def save(supervisor: Supervisor) -> dict[str, Any]:
         "argv": list(seam.argv),
         "name": supervisor.name,
         "since": supervisor.since,
-        "upgrades": supervisor.upgrades,
         "machine": save_machine(supervisor.machine),
         "masters": [
             {"number": each.number, "pid": each.process.pid, "channel": each.channel.fileno()} for each in _living(seam)
@@ -180,7 +182,7 @@ async def resume(supervisor: Supervisor, state: dict[str, Any]) -> None:
     """Go on where `state` was saved."""
     journal = supervisor.journal
     journal.take_state(state["log"])
-    supervisor.name, supervisor.since, supervisor.upgrades = state["name"], state["since"], state["upgrades"] + 1
+    supervisor.name, supervisor.since = state["name"], state["since"]
     supervisor.machine = load_machine(state["machine"])
     seam, loop = supervisor.seam, supervisor.loop
     seam.take_listeners(Listeners.from_state(state["listeners"], supervisor.warn))
@@ -188,8 +190,7 @@ async def resume(supervisor: Supervisor, state: dict[str, Any]) -> None:
     ours, theirs = (_socket(each) for each in state["reports"])
     os.set_inheritable(state["scoreboard"], False)
     seam.open_shared(state["scoreboard"], ReportInbox(loop, supervisor.note_report, (ours, theirs)))
-    supervisor.control_server = ControlServer.from_state(state["control"], ControlApp(supervisor), journal.logger)
-    await supervisor.control_server.start()
+    await supervisor.open_control(ControlServer.from_state(state["control"], ControlApp(supervisor), journal.logger))
     for each in state["masters"]:
         process = seam.children.adopt(each["pid"])
         seam.adopt_master(Master(each["number"], process, _socket(each["channel"]), loop, supervisor.enqueue))

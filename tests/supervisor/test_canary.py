@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from outrider_supervisor.canary import CLEAR_ERRORS, FEW_ERRORS, MOST_LAG, PATIENCE, Canary, Failed, Passed
+from outrider_supervisor.canary import CLEAR_ERRORS, FEW_ERRORS, MOST_LAG, QUIET_FACTOR, Canary, Failed, Passed
 from outrider_supervisor.events import Sample
 
 BEGIN = 100.0
@@ -35,8 +35,8 @@ def test_canary_waits_for_its_requests(canary: Canary) -> None:
 @pytest.mark.parametrize("requests, summary", [(0, "0 of 20 requests"), (1, "1 of 20 requests")])
 def test_canary_with_little_traffic_passes_in_the_end(canary: Canary, requests: int, summary: str) -> None:
     quiet = {NEW: sample(requests)}
-    assert canary.look(quiet, {}, BEGIN + PATIENCE * SECONDS - 0.1) is None
-    assert canary.look(quiet, {}, BEGIN + PATIENCE * SECONDS) == Passed(
+    assert canary.look(quiet, {}, BEGIN + QUIET_FACTOR * SECONDS - 0.1) is None
+    assert canary.look(quiet, {}, BEGIN + QUIET_FACTOR * SECONDS) == Passed(
         f"canary not judged by traffic: {summary}, 0 errors, lag 0 ms"
     )
 
@@ -59,7 +59,7 @@ def test_few_errors_fail_it_when_its_time_is_over(canary: Canary) -> None:
 
 
 def test_single_error_proves_nothing(canary: Canary) -> None:
-    verdict = canary.look({NEW: sample(4, 1)}, {}, BEGIN + PATIENCE * SECONDS)
+    verdict = canary.look({NEW: sample(4, 1)}, {}, BEGIN + QUIET_FACTOR * SECONDS)
     assert verdict == Passed("canary not judged by traffic: 4 of 20 requests, 1 error, lag 0 ms")
 
 

@@ -326,6 +326,24 @@ def test_check_fails_with_the_reason(tmp_path: Path, code: str, complaint: str) 
     assert complaint in done.stderr
 
 
+@pytest.mark.parametrize("argv", [["check", "app:app"], ["check", "--help"], ["run", "app:app"], ["run", "--help"]])
+def test_removed_directory_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], argv: list[str]
+) -> None:
+    directory = tmp_path / "release"
+    directory.mkdir()
+    monkeypatch.chdir(directory)
+    monkeypatch.setenv("PWD", str(directory))
+    directory.rmdir()
+    assert cli.main(argv) == 1
+    output, errors = capfd.readouterr()
+    assert output == ""
+    assert errors == (
+        "outrider: the working directory does not exist any more (No such file or directory); "
+        "change to one that does and try again\n"
+    )
+
+
 @pytest.mark.parametrize(
     "argv,complaint",
     [

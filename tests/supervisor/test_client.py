@@ -24,7 +24,7 @@ LINES_HEAD = (
 
 
 class Impostor:
-    """Answers the next connection with given bytes, whatever it asks, and closes."""
+    """Answers the next connection with given bytes, whatever it asks, and closes, or is silent with `is_held`."""
 
     def __init__(self, path: Path) -> None:
         self.sock = socket.socket(socket.AF_UNIX)
@@ -33,18 +33,20 @@ class Impostor:
         self.request = b""
         self._threads: list[threading.Thread] = []
 
-    def answer(self, data: bytes) -> None:
-        thread = threading.Thread(target=self._answer, args=(data,))
+    def answer(self, data: bytes, *, is_held: bool = False) -> None:
+        thread = threading.Thread(target=self._answer, args=(data, is_held))
         thread.start()
         self._threads.append(thread)
 
-    def _answer(self, data: bytes) -> None:
+    def _answer(self, data: bytes, is_held: bool) -> None:
         connection, _ = self.sock.accept()
         with connection:
             # What is left unread would reset the connection; the body of a command is one small JSON object.
             while not self.request.endswith(b"}" if self.request.startswith(b"POST") else b"\r\n\r\n"):
                 self.request += connection.recv(65536)
             connection.sendall(data)
+            if is_held:
+                connection.recv(1)  # until the client gives up
 
     def close(self) -> None:
         for thread in self._threads:
@@ -195,20 +197,29 @@ def test_lines_without_an_outcome_mean_that_it_went_away(client: ControlClient, 
         next(lines)
 
 
-def test_long_operation_has_no_time_limit(
+def test_empty_lines_of_a_long_operation_are_passed_over(client: ControlClient, impostor: Impostor) -> None:
+    impostor.answer(LINES_HEAD + 3 * chunk(b"\n") + chunk(b'{"ok": true}\n') + b"0\r\n\r\n")
+    assert list(client.run(Reload())) == [{"ok": True}]
+
+
+def test_supervisor_that_falls_silent_in_an_operation_is_not_waited_for_without_end(
+    client: ControlClient, path: Path, impostor: Impostor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client_module, "SILENCE", 0.05)
+    impostor.answer(LINES_HEAD + chunk(b'{"progress": "one"}\n'), is_held=True)
+    lines = client.run(Reload())
+    assert next(lines) == {"progress": "one"}
+    with pytest.raises(ClientError) as error:
+        next(lines)
+    assert str(error.value) == (
+        f"the supervisor named shop does not answer ({path}, 0.05 s); its process hangs or is stopped "
+        "(a command that it was given may be carried out when it goes on)"
+    )
+
+
+def test_status_that_does_not_end_is_not_waited_for_without_end(
     client: ControlClient, impostor: Impostor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client_module, "ANSWER_TIMEOUT", 5.0)
-    limits = []
-
-    class Watched(client_module._UnixConnection):
-        def connect(self) -> None:
-            super().connect()
-            limits.append(self.channel)
-
-    monkeypatch.setattr(client_module, "_UnixConnection", Watched)
-    impostor.answer(LINES_HEAD + chunk(b'{"progress": "one"}\n') + chunk(b'{"ok": true}\n') + b"0\r\n\r\n")
-    lines = client.run(Reload())
-    next(lines)
-    assert limits[0].gettimeout() is None
-    assert list(lines) == [{"ok": True}]
+    monkeypatch.setattr(client_module, "ANSWER_TIMEOUT", 0.5)
+    impostor.answer(JSON_HEAD + b"content-length: 100\r\n\r\n{}", is_held=True)
+    assert refusal(client).startswith("the supervisor named shop does not answer (")

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from outrider_supervisor import control_app
 from outrider_supervisor.control_app import MOST_BODY, ControlApp
 from outrider_supervisor.control_commands import Command, Recycle, Reload
 from outrider_supervisor.operations import Operation, Outcome
@@ -111,6 +112,22 @@ def test_command_is_answered_line_by_line_as_it_goes(supervisor: Supervisor) -> 
             "details": "Traceback",
         }
         assert not exchange.sent[2]["more_body"]
+
+    asyncio.run(scenario())
+
+
+def test_client_is_told_that_the_supervisor_is_alive(supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(control_app, "ALIVE_PERIOD", 0.001)
+
+    async def scenario() -> None:
+        exchange = Exchange(supervisor, "POST", "/v1/reload")
+        call = asyncio.ensure_future(exchange._run())
+        while len(exchange.sent) < 3:
+            await asyncio.sleep(0)
+        assert exchange.sent[1] == {"type": "http.response.body", "body": b"\n", "more_body": True}
+        supervisor.operation.finish(Outcome(ok=True, code="done", message="generation 2"))
+        await call
+        assert json.loads(exchange.body)["message"] == "generation 2"
 
     asyncio.run(scenario())
 

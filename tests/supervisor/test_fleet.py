@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from outrider_supervisor.actions import Action, Code, Finish, Kill, Level, Log, Progress, Retire, StartMaster, Tell
-from outrider_supervisor.fleet import BOOT_STOP, FAST_STOP, KILL_AFTER, MASTER_SILENCE, Fleet, Outbox
+from outrider_supervisor.fleet import BOOT_STOP, FAST_STOP, MASTER_SILENCE, OVERTIME, Fleet, Outbox
 from outrider_supervisor.generation import Generation, GenerationState, Worker, WorkerState
 from outrider_supervisor.messages import ALIVE_PERIOD, SetTarget, Stop
 from outrider_testing.services import make_service
@@ -99,7 +99,7 @@ def test_generation_is_stopped_once(scene: Scene) -> None:
     scene.fleet.stop(generation, NOW + 1, fast=False)
     scene.fleet.tell_targets(NOW)
     assert scene.done() == [Tell(1, Stop(fast=False))]
-    assert generation.kill_at == NOW + 30 + KILL_AFTER
+    assert generation.kill_at == NOW + 30 + OVERTIME
 
 
 def test_fast_stop_overtakes_a_graceful_one(scene: Scene) -> None:
@@ -155,7 +155,7 @@ def test_what_is_left_is_killed_when_its_time_is_over_and_again(scene: Scene) ->
     for _ in range(2):
         scene.fleet.kill_overdue(NOW + FAST_STOP)
     assert scene.done() == [Kill(1, (1, 2))]
-    scene.fleet.kill_overdue(NOW + FAST_STOP + KILL_AFTER)
+    scene.fleet.kill_overdue(NOW + FAST_STOP + OVERTIME)
     assert scene.done() == [Kill(1, (1, 2))]
 
 

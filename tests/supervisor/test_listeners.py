@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from outrider.errors import ConfigurationError
-from outrider_supervisor.listeners import PATIENCE, Listeners, describe
+from outrider_supervisor.listeners import START_PATIENCE, Listeners, describe
 from outrider_supervisor.service import Address, Service
 from outrider_testing.services import make_service
 
@@ -133,7 +133,7 @@ def test_failure_leaves_everything_as_before(stage: Stage, tmp_path: Path, taken
 def test_first_start_waits_for_an_address_in_use(stage: Stage, taken: socket.socket) -> None:
     address = taken.getsockname()
     stage.during_pause = taken.close
-    (sock,) = stage.open(address, patience=PATIENCE)
+    (sock,) = stage.open(address, patience=START_PATIENCE)
     assert sock.getsockname() == address
     assert len(stage.pauses) == 1
     assert len(stage.notes) == 1
@@ -150,8 +150,8 @@ def test_patience_ends(stage: Stage, taken: socket.socket, monkeypatch: pytest.M
     stage.during_pause = later
     monkeypatch.setattr(asyncio.BaseEventLoop, "time", lambda _loop: now)
     with pytest.raises(ConfigurationError, match="is in use"):
-        stage.open(taken.getsockname(), patience=PATIENCE)
-    assert len(stage.pauses) == PATIENCE
+        stage.open(taken.getsockname(), patience=START_PATIENCE)
+    assert len(stage.pauses) == START_PATIENCE
     assert len(stage.notes) == 1
 
 
@@ -164,6 +164,20 @@ def test_descriptor_of_the_configuration_wins_over_addresses(stage: Stage) -> No
     ]
     assert stage.open(descriptor, LOCAL) == [sock]
     assert len(stage.notes) == 1
+
+
+def test_descriptor_that_is_named_first_by_a_reload_after_an_upgrade_is_refused(stage: Stage) -> None:
+    stage.open(LOCAL)
+    stage.listeners.set_inheritable(True)
+    state = json.loads(json.dumps(stage.listeners.to_state()))
+    for each in state["open"]:
+        each["descriptor"] = os.dup(each["descriptor"])  # as execve(2) would leave it
+    successor = Listeners.from_state(state, stage.notes.append)
+    descriptor = handed_over()
+    with pytest.raises(ConfigurationError, match=f"fd://{descriptor} can't be opened by a reload"):
+        asyncio.run(successor.open(service(descriptor)))
+    os.close(descriptor)
+    successor.close_all()
 
 
 def test_descriptor_that_is_named_first_by_a_reload_is_refused(stage: Stage) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from outrider_supervisor import actions, events
 from outrider_supervisor.actions import Code, Readiness
-from outrider_supervisor.fleet import BOOT_STOP, KILL_AFTER
+from outrider_supervisor.fleet import BOOT_STOP, OVERTIME
 from outrider_supervisor.generation import GenerationState
 from outrider_supervisor.machine import BOOT_FAILED, Machine
 from outrider_testing.fakes.supervised_processes import (
@@ -48,7 +48,7 @@ def test_first_generation_that_does_not_boot_ends_the_service(release: Release) 
 
 def test_first_master_that_hangs_is_killed_after_boot_timeout() -> None:
     service = FakeService(Release(master_seconds=FOREVER), boot_timeout=60.0).start()
-    service.wait_for(lambda: service.exit_status is not None, limit=60 + KILL_AFTER + BOOT_STOP + 2 * TICK)
+    service.wait_for(lambda: service.exit_status is not None, limit=60 + OVERTIME + BOOT_STOP + 2 * TICK)
     assert service.exit_status == BOOT_FAILED
 
 
@@ -161,6 +161,17 @@ def test_scaling_up_fails_with_the_first_worker_that_does_not_boot(service: Fake
     service.wait_for(lambda: service.serving == 6)
 
 
+def test_scaling_down_is_not_over_while_a_worker_boots_that_is_one_too_many(service: FakeService) -> None:
+    service.kill_worker(service.pids(1)[0])
+    service.wait_for(lambda: service.current.kept == 4 and service.current.ready == 3)
+    service.message_delay = 1.0
+    operation = service.scale(3)
+    service.step()
+    assert operation not in service.outcomes
+    assert service.outcome(operation).code is Code.DONE
+    assert service.current.kept == service.serving == 3
+
+
 def test_scaling_ends_where_the_master_does_nothing() -> None:
     service = FakeService(workers=4, boot_timeout=30.0).serve()
     service.masters[1].is_hung = True
@@ -262,6 +273,14 @@ def test_configuration_that_was_read_too_late_is_not_started(service: FakeServic
     assert list(service.masters) == [1]
 
 
+def test_refusal_is_one_sentence_and_its_details_are_for_who_asked(service: FakeService) -> None:
+    operation = service.reload()
+    service.send(events.ConfigurationRefused("KeyError: 'shop'", "Traceback: line 7"))
+    outcome = service.outcome(operation)
+    assert (outcome.message, outcome.details) == ("nothing was changed: KeyError: 'shop'", "Traceback: line 7")
+    assert service.log[-1] == "reload refused: KeyError: 'shop'"
+
+
 def test_refusal_that_comes_too_late_is_not_told(service: FakeService) -> None:
     service.deploy(Release(refusal="no"))
     operation = service.reload()
@@ -274,7 +293,7 @@ def test_what_does_not_end_is_killed() -> None:
     service = FakeService(workers=2, graceful_timeout=10.0).serve()
     service.masters[1].is_hung = True
     service.stop()
-    service.run(10.0 + KILL_AFTER - 1)
+    service.run(10.0 + OVERTIME - 1)
     assert len(service.workers) == 2
     service.run(2.0)
     assert service.exit_status == 0
@@ -300,6 +319,12 @@ def test_failed_upgrade_changes_nothing(service: FakeService) -> None:
     assert "the old one goes on: no such file" in outcome.message
     assert service.machine.state == "serving"
     assert service.outcome(service.reload()).code is Code.DONE
+
+
+def test_failure_of_an_upgrade_comes_with_its_details(service: FakeService) -> None:
+    operation = service.upgrade()
+    service.send(events.UpgradeFailed("MemoryError", "Traceback: line 7"))
+    assert service.outcome(operation).details == "Traceback: line 7"
 
 
 def test_upgrade_failure_that_comes_too_late_is_not_told(service: FakeService) -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from outrider_supervisor.actions import Code
-from outrider_supervisor.fleet import KILL_AFTER, MASTER_SILENCE
-from outrider_supervisor.machine import EMPTY_BACKOFF, LONGEST_BACKOFF
+from outrider_supervisor.actions import Code, ReadConfiguration
+from outrider_supervisor.backoff import LONGEST_BACKOFF
+from outrider_supervisor.fleet import MASTER_SILENCE, OVERTIME
 from outrider_supervisor.messages import ALIVE_PERIOD
+from outrider_supervisor.succession import EMPTY_BACKOFF
 from outrider_testing.fakes.supervised_processes import (
     BOOT_FAILS,
     FAILS_IN_ROLL,
@@ -28,6 +29,13 @@ def test_workers_serve_on_without_a_master_until_there_is_another(service: FakeS
     assert service.most_alive <= 5
     assert service.logged("the master of generation 1 was killed by SIGKILL; serving on with its 4 workers") == 1
     assert service.logged("degraded") == service.logged("recovered") == 1
+
+
+def test_replacements_are_given_up_with_the_master(service: FakeService) -> None:
+    service.machine.replacements.pids.add(service.pids(1)[0])
+    service.kill_master(1)
+    service.step()
+    assert not service.machine.replacements.pids
 
 
 def test_recovery_replaces_a_master_whose_workers_died_with_it(service: FakeService) -> None:
@@ -58,6 +66,14 @@ def test_recovery_is_tried_soon_while_nothing_serves(service: FakeService) -> No
     service.run(60.0, tick=1.0)  # the pause that had been agreed on before
     service.deploy(GOOD)
     service.wait_for(lambda: service.machine.state == "serving", limit=EMPTY_BACKOFF + 10)
+
+
+def test_recovery_that_is_refused_is_tried_again_with_growing_pauses(service: FakeService) -> None:
+    service.deploy(Release(refusal="no such file"))
+    service.kill_master(1)
+    service.run(600.0, tick=1.0)
+    readings = sum(isinstance(action, ReadConfiguration) for action in service.actions)
+    assert 10 < readings < 20
 
 
 @pytest.mark.parametrize("refusal", ["", "no such file"])
@@ -169,7 +185,7 @@ def test_orphans_that_do_not_end_are_killed() -> None:
     service.deploy(GOOD)
     service.kill_master(1)
     service.wait_for(lambda: service.current.number == 2)
-    service.run(10.0 + KILL_AFTER + 1)
+    service.run(10.0 + OVERTIME + 1)
     assert {worker.generation for worker in service.workers.values()} == {2}
 
 

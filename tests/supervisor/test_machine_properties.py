@@ -166,7 +166,14 @@ class Accidents(Wishes):
         super().teardown()
 
 
-SETTINGS = settings(deadline=None, max_examples=100, stateful_step_count=20, suppress_health_check=list(HealthCheck))
+SETTINGS = settings(
+    max_examples=100,
+    stateful_step_count=20,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=list(HealthCheck),
+)
 TestWishes = Wishes.TestCase
 TestWishes.settings = SETTINGS
 TestAccidents = Accidents.TestCase

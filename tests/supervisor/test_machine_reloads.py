@@ -106,6 +106,12 @@ def test_listeners_that_are_gone_are_closed_before_the_old_workers_stop(service:
     assert kept < stopped[0]
 
 
+def test_replacements_of_the_old_generation_are_given_up(service: FakeService) -> None:
+    service.machine.replacements.pids.add(service.pids(1)[-1])
+    service.outcome(service.reload(canary=False))
+    assert not service.machine.replacements.pids
+
+
 def test_reload_during_a_reload_takes_the_newest(service: FakeService) -> None:
     first, second, third = service.reload(), service.reload(), service.reload()
     assert service.outcomes[second].code is Code.SUPERSEDED

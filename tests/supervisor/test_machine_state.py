@@ -24,7 +24,7 @@ from outrider_supervisor.generation import GenerationState, WorkerState
 from outrider_supervisor.intents import Recycle, Reload, Scale, Upgrade
 from outrider_supervisor.machine import Machine
 from outrider_supervisor.machine_state import load_machine, save_machine
-from outrider_supervisor.messages import MasterBooted, SetTarget, WorkerReady, WorkerRetiring, WorkerSpawned
+from outrider_supervisor.messages import BackingOff, MasterBooted, SetTarget, WorkerReady, WorkerRetiring, WorkerSpawned
 from outrider_testing.services import make_service
 
 SERVICE = make_service(workers=2, canary=False, addresses=(("::1", 8000), "/run/web.sock", 3), notes=("a note",))
@@ -63,6 +63,13 @@ def test_generation_and_its_workers_survive() -> None:
     assert (successor.target, successor.state) == (2, "serving")
 
 
+def test_wait_for_the_next_worker_survives() -> None:
+    machine = started()
+    machine.handle(FromGeneration(1, BackingOff(3, 4.0)), 103.0)
+    assert over(machine).fleet.generations[1].is_backing_off(106.0)
+    assert over(machine).fleet.generations[1].failures == 3
+
+
 def test_old_generation_goes_on_ending() -> None:
     machine = started()
     machine.handle(ReloadAsked(0, canary=False), 110.0)
@@ -92,7 +99,7 @@ def test_target_that_was_scaled_to_survives_and_is_not_told_again() -> None:
     serve(machine, 1, 13)
     assert machine.operation is None
     successor = over(machine)
-    assert (successor.target, successor.scaled_to) == (3, 3)
+    assert (successor.target, successor.succession.scaled_to) == (3, 3)
     assert not [each for each in successor.handle(Observed({}), 111.0) if isinstance(each, Tell)]
     assert Tell(1, SetTarget(4)) in successor.handle(ScaleAsked(0, 4), 112.0)
 

@@ -77,7 +77,6 @@ def make_state() -> dict[str, Any]:
         "argv": ["app:app", "-w", "2"],
         "name": "shop",
         "since": 1.0,
-        "upgrades": 0,
         "machine": save_machine(machine),
         "masters": [{"number": 1, "pid": 6, "channel": 5}],
         "scoreboard": 3,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import socket
 import time
 from collections.abc import Iterator
@@ -11,7 +12,17 @@ from pathlib import Path
 
 import pytest
 
-from outrider_supervisor.messages import ALIVE_PERIOD, Alive, MasterBooted, Stop
+from outrider_supervisor.messages import (
+    ALIVE_PERIOD,
+    Alive,
+    MasterBooted,
+    ReplaceAtOnce,
+    Stop,
+    WorkerExited,
+    WorkerReady,
+    WorkerRetiring,
+    WorkerSpawned,
+)
 from outrider_testing.fake_supervisor import FakeSupervisor
 from outrider_testing.http_client import can_connect
 
@@ -42,6 +53,20 @@ IMPATIENT = """
 import __main__
 
 __main__.ALIVE_PERIOD = 0.01
+"""
+
+
+IMPATIENT_END = """
+import __main__
+
+__main__.DRAIN_MARGIN, __main__.END_MARGIN = 0.0, 0.3
+"""
+
+HANGING_AT_EXIT = """
+import select
+
+def on_exit(server):
+    select.poll().poll()
 """
 
 
@@ -94,12 +119,45 @@ def test_master_on_a_full_disk_says_so_without_call_stacks(supervisor: FakeSuper
     assert "Logging error" not in supervisor.log()
 
 
-def test_master_without_a_supervisor_stops_its_workers_though_nobody_reads_the_log(supervisor: FakeSupervisor) -> None:
+def title_of(pid: int) -> str:
+    return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode().strip()
+
+
+def test_title_tells_the_state(supervisor: FakeSupervisor) -> None:
+    supervisor.start(PROBE, "--boot-timeout", "0.2", "--name", "shop", config=HANGING)
+    supervisor.until(lambda: title_of(supervisor.pid) == "outrider: master [shop] g1 starting", "the title")
+
+
+def test_title_tells_that_the_master_runs_and_that_it_stops(supervisor: FakeSupervisor) -> None:
+    supervisor.start(PROBE, "--name", "shop", config=HANGING_AT_EXIT)
+    supervisor.until_ready()
+    assert title_of(supervisor.pid) == "outrider: master [shop] g1 running"
+    supervisor.send(Stop(fast=False))
+    supervisor.until(lambda: title_of(supervisor.pid) == "outrider: master [shop] g1 stopping", "the title")
+
+
+def test_worker_that_is_to_be_replaced_at_once_goes_before_there_is_another(supervisor: FakeSupervisor) -> None:
+    supervisor.start(PROBE)
+    (pid,) = supervisor.until_ready()
+    supervisor.send(ReplaceAtOnce(pid))
+    supervisor.until_ready(2)
+    told = [type(each) for each in supervisor.messages if not isinstance(each, Alive | WorkerExited)]
+    assert told == [MasterBooted, WorkerSpawned, WorkerReady, WorkerRetiring, WorkerSpawned, WorkerReady]
+
+
+def test_master_whose_end_takes_too_long_is_ended_by_the_kernel(supervisor: FakeSupervisor) -> None:
+    supervisor.start(PROBE, "--graceful-timeout", "0", config=HANGING_AT_EXIT + IMPATIENT_END)
+    supervisor.until_ready()
+    supervisor.send(Stop(fast=False))
+    assert supervisor.until_exit() == -signal.SIGALRM
+
+
+def test_master_without_a_supervisor_ends_though_nobody_reads_the_log(supervisor: FakeSupervisor) -> None:
     path = supervisor.directory / "errors"
     os.mkfifo(path)
     pipe = os.open(path, os.O_RDWR | os.O_NONBLOCK)
     address = supervisor.listener.getsockname()
-    supervisor.start(PROBE, "--error-logfile", str(path))
+    supervisor.start(PROBE, "--error-logfile", str(path), "--graceful-timeout", "0", config=IMPATIENT_END)
     supervisor.until_ready()
     with contextlib.suppress(BlockingIOError):
         while os.write(pipe, b"\n" * 64):
@@ -107,4 +165,5 @@ def test_master_without_a_supervisor_stops_its_workers_though_nobody_reads_the_l
     supervisor.listener.close()
     supervisor.channel.shutdown(socket.SHUT_RDWR)
     supervisor.until(lambda: not can_connect(address), "the end of the service")
+    assert supervisor.until_exit() == -signal.SIGALRM
     os.close(pipe)

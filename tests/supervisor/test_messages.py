@@ -15,6 +15,7 @@ from outrider_supervisor.messages import (
     MasterFailed,
     ReopenLogs,
     Replace,
+    ReplaceAtOnce,
     SetTarget,
     Stop,
     ToMaster,
@@ -30,6 +31,7 @@ from outrider_supervisor.messages import (
 MESSAGES: list[ToMaster | FromMaster] = [
     SetTarget(4),
     Replace(123),
+    ReplaceAtOnce(123),
     Stop(fast=True),
     ReopenLogs(),
     MasterBooted(),

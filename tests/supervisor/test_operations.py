@@ -11,12 +11,12 @@ DONE = Outcome(ok=True, code="done", message="generation 2 is current")
 LAST_LINE = {"ok": True, "code": "done", "message": "generation 2 is current", "details": ""}
 
 
-async def _read(operation: Operation) -> list[dict[str, Any]]:
-    return [line async for line in operation]
+async def _read(operation: Operation, patience: float = 60.0) -> list[dict[str, Any] | None]:
+    return [line async for line in operation.lines(patience)]
 
 
 def test_reader_gets_progress_and_then_the_outcome() -> None:
-    async def scenario() -> list[dict[str, Any]]:
+    async def scenario() -> list[dict[str, Any] | None]:
         operation = Operation()
         reader = asyncio.create_task(_read(operation))
         await asyncio.sleep(0)
@@ -66,3 +66,16 @@ def test_first_outcome_counts_and_ends_progress() -> None:
     operation.finish(Outcome(ok=False, code="failed", message="too late"))
     operation.progress("too late")
     assert asyncio.run(_read(operation)) == [LAST_LINE]
+
+
+def test_reader_is_told_that_nothing_happens() -> None:
+    async def scenario() -> list[dict[str, Any] | None]:
+        operation = Operation()
+        lines = operation.lines(0.01)
+        seen = [await anext(lines), await anext(lines)]
+        operation.progress("rolling")
+        seen.append(await anext(lines))
+        operation.finish(DONE)
+        return [*seen, await anext(lines)]
+
+    assert asyncio.run(scenario()) == [None, None, {"progress": "rolling"}, LAST_LINE]

@@ -2,60 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 import ctypes
 import os
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
 
-from outrider.scoreboard import process_start_time
-from outrider_supervisor.exits import describe_exit
-from outrider_supervisor.processes import (
-    MOST_COMPLAINT,
-    MOST_OUTPUT,
-    Children,
-    Finished,
-    Process,
-    become_subreaper,
-)
-
-PYTHON = sys.executable
-PATIENCE = 10.0
-ENV = {"PATH": os.environ["PATH"]}
-
-
-def run(scenario: Callable[[Children], Awaitable[None]]) -> None:
-    """Run a scenario with children of its own, none of which is left."""
-
-    async def main() -> None:
-        children = Children(asyncio.get_running_loop())
-        async with asyncio.timeout(PATIENCE):
-            await scenario(children)
-        for process in list(children._known.values()):
-            process.signal_group(signal.SIGKILL)
-            process.signal(signal.SIGKILL)  # for one that leads no group
-            await ended(process)
-        assert_childless()
-
-    asyncio.run(main())
-
-
-def assert_childless() -> None:
-    with pytest.raises(ChildProcessError):
-        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG)
-
-
-async def ended(process: Process) -> tuple[str, int | None]:
-    """Wait for the end of a process."""
-    future: asyncio.Future[tuple[str, int | None]] = asyncio.get_running_loop().create_future()
-    process.watch(lambda reason, status: future.set_result((reason, status)))
-    return await future
+from outrider_supervisor.processes import Children, become_subreaper
+from outrider_testing.child_scenes import ENV, PATIENCE, ended, python, run_children
 
 
 def descriptors() -> list[int]:
@@ -76,11 +34,6 @@ def start(*argv: str) -> int:
     return os.posix_spawn(argv[0], argv, ENV)
 
 
-def python(code: str) -> list[str]:
-    """Quick to start: without site-packages."""
-    return [PYTHON, "-I", "-S", "-c", code]
-
-
 def _is_inheritable(descriptor: int) -> bool:
     try:
         return os.get_inheritable(descriptor)
@@ -98,20 +51,6 @@ def zombie(code: str) -> int:
 # -- how a process ended
 
 
-@pytest.mark.parametrize(
-    "status, sentence",
-    [
-        (0, "exited with code 0"),
-        (3, "exited with code 3"),
-        (-11, "was killed by SIGSEGV"),
-        (-40, "was killed by signal 40"),
-        (None, "is gone"),
-    ],
-)
-def test_end_is_described(status: int | None, sentence: str) -> None:
-    assert describe_exit(status) == sentence
-
-
 def test_watcher_learns_exit_code_and_signal() -> None:
     async def scenario(children: Children) -> None:
         assert await ended(children.spawn(python("raise SystemExit(3)"), ENV)) == ("exited with code 3", 3)
@@ -119,7 +58,7 @@ def test_watcher_learns_exit_code_and_signal() -> None:
         assert sleeper.signal(signal.SIGTERM)
         assert await ended(sleeper) == ("was killed by SIGTERM", -signal.SIGTERM)
 
-    run(scenario)
+    run_children(scenario)
 
 
 def test_watcher_that_comes_late_is_told_all_the_same() -> None:
@@ -131,7 +70,7 @@ def test_watcher_that_comes_late_is_told_all_the_same() -> None:
         process.look()
         assert await ended(process) == ("exited with code 0", 0)
 
-    run(scenario)
+    run_children(scenario)
 
 
 def test_look_at_a_running_process_changes_nothing() -> None:
@@ -140,7 +79,7 @@ def test_look_at_a_running_process_changes_nothing() -> None:
         process.look()
         assert not process.has_exited
 
-    run(scenario)
+    run_children(scenario)
 
 
 def test_exited_process_is_not_signalled() -> None:
@@ -151,7 +90,7 @@ def test_exited_process_is_not_signalled() -> None:
         assert not process.signal(signal.SIGKILL)
         assert not process.signal_group(signal.SIGKILL)
 
-    run(scenario)
+    run_children(scenario)
 
 
 def test_process_that_another_one_reaped_is_not_signalled() -> None:
@@ -162,10 +101,11 @@ def test_process_that_another_one_reaped_is_not_signalled() -> None:
         assert not process.signal_group(signal.SIGKILL)
         assert await ended(process) == ("is gone", None)
 
-    run(scenario)
+    run_children(scenario)
 
 
 # -- what a child is given
+
 
 REPORT = """
 import os, signal, sys
@@ -201,7 +141,7 @@ def test_child_has_its_descriptors_in_order_and_no_other() -> None:
             for number in given:
                 os.close(number)
 
-    run(scenario)
+    run_children(scenario)
 
 
 def test_child_descriptors_may_be_given_in_each_others_places() -> None:
@@ -223,7 +163,7 @@ async def main():
 
 sys.exit(asyncio.run(main()))
 """
-    done = subprocess.run([PYTHON, "-c", script], capture_output=True, text=True, timeout=30, check=True)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30, check=True)
     assert done.stdout == "['/memfd:first (deleted)', '/memfd:second (deleted)']\n"
 
 
@@ -239,7 +179,7 @@ def test_child_has_default_signals_and_none_blocked() -> None:
         internal = 0b11 << 31  # the C library ignores two of its own
         assert int(masks["SigIgn"], 16) & ~internal == 0  # Python itself ignores SIGPIPE
 
-    run(scenario)
+    run_children(scenario)
 
 
 def test_program_that_does_not_exist_is_an_error_and_leaves_nothing_open() -> None:
@@ -251,7 +191,7 @@ def test_program_that_does_not_exist_is_an_error_and_leaves_nothing_open() -> No
             await children.run(["/nonexistent/python"], ENV, PATIENCE)
         assert descriptors() == before
 
-    run(scenario)
+    run_children(scenario)
 
 
 def test_child_that_cannot_be_held_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -263,7 +203,7 @@ def test_child_that_cannot_be_held_is_killed(monkeypatch: pytest.MonkeyPatch) ->
         with pytest.raises(OSError, match="Too many open files"):
             children.spawn(["/bin/sleep", "60"], ENV)
 
-    run(scenario)
+    run_children(scenario)
 
 
 # -- processes that run already
@@ -277,29 +217,33 @@ def test_own_child_is_adopted_once() -> None:
         process.signal(signal.SIGKILL)
         assert await ended(process) == ("was killed by SIGKILL", -signal.SIGKILL)
 
-    run(scenario)
+    run_children(scenario)
 
 
 def test_child_that_exited_before_it_is_adopted_is_reported() -> None:
     async def scenario(children: Children) -> None:
         assert await ended(children.adopt(zombie("raise SystemExit(4)"))) == ("exited with code 4", 4)
 
-    run(scenario)
+    run_children(scenario)
 
 
-def test_adoption_takes_no_stranger_for_the_process() -> None:
+def test_process_that_is_none_is_not_adopted() -> None:
     async def scenario(children: Children) -> None:
         with pytest.raises(ProcessLookupError):
-            children.adopt(os.getppid(), start_time=1)
-        with pytest.raises(ProcessLookupError):
             children.adopt(2**22 + 1)
-        own = children.adopt(os.getpid(), start_time=process_start_time(os.getpid()))
+
+    run_children(scenario)
+
+
+def test_children_that_are_not_looked_after_any_more_run_on() -> None:
+    async def scenario(children: Children) -> None:
+        own = children.adopt(os.getpid())
         own.look()
         assert not own.has_exited
         children.close()
         assert own.has_exited
 
-    run(scenario)
+    run_children(scenario)
 
 
 def test_process_that_is_gone_is_not_adopted_again() -> None:
@@ -312,7 +256,7 @@ def test_process_that_is_gone_is_not_adopted_again() -> None:
             children.adopt(pid)
         assert first.has_exited
 
-    run(scenario)
+    run_children(scenario)
 
 
 def test_end_of_a_process_does_not_forget_the_next_one_with_its_id() -> None:
@@ -323,14 +267,14 @@ def test_end_of_a_process_does_not_forget_the_next_one_with_its_id() -> None:
         first.close()
         assert children.adopt(pid) is second
 
-    run(scenario)
+    run_children(scenario)
 
 
 def test_process_of_another_parent_is_reported_as_gone() -> None:
     async def scenario(children: Children) -> None:
         code = "import subprocess; p = subprocess.Popen(['/bin/sleep', '60']); print(p.pid, flush=True); p.wait()"
         read_end, write_end = os.pipe()
-        parent = children.spawn([PYTHON, "-c", code], ENV, stdout=write_end)
+        parent = children.spawn([sys.executable, "-c", code], ENV, stdout=write_end)
         os.close(write_end)
         with os.fdopen(read_end) as output:
             grandchild = children.adopt(int(output.readline()))
@@ -338,7 +282,7 @@ def test_process_of_another_parent_is_reported_as_gone() -> None:
         assert await ended(grandchild) == ("is gone", None)
         await ended(parent)
 
-    run(scenario)
+    run_children(scenario)
 
 
 # -- strangers
@@ -358,14 +302,14 @@ def test_strangers_are_reaped_and_known_children_reported() -> None:
         assert not running.has_exited
         assert children.reap_strangers() == []
 
-    run(scenario)
+    run_children(scenario)
 
 
 def test_nothing_is_reaped_without_children() -> None:
     async def scenario(children: Children) -> None:
         assert children.reap_strangers() == []
 
-    run(scenario)
+    run_children(scenario)
 
 
 def test_orphans_come_to_a_subreaper() -> None:
@@ -394,110 +338,10 @@ async def main():
 
 asyncio.run(main())
 """
-    done = subprocess.run([PYTHON, "-c", script], capture_output=True, text=True, timeout=30, check=True)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30, check=True)
     assert done.stdout == "exited with code 7\n"
 
 
 def test_system_without_prctl_has_no_subreaper(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ctypes, "CDLL", lambda _name: object())
     assert not become_subreaper()
-
-
-# -- running a program to its end
-
-
-def test_output_and_exit_code_are_returned() -> None:
-    async def scenario(children: Children) -> None:
-        code = "import sys; print('out'); print('err', file=sys.stderr); sys.exit(3)"
-        finished = await children.run(python(code), ENV, PATIENCE)
-        assert (finished.status, finished.stdout, finished.stderr) == (3, b"out\n", b"err\n")
-        assert not finished.timed_out
-
-    run(scenario)
-
-
-def test_output_larger_than_a_pipe_is_read_while_the_child_runs_and_bounded() -> None:
-    async def scenario(children: Children) -> None:
-        code = f"import os\nfor _ in range(32): os.write(1, b'x' * {MOST_OUTPUT // 16})"
-        finished = await children.run(python(code), ENV, PATIENCE)
-        assert finished.status == 0
-        assert len(finished.stdout) == MOST_OUTPUT
-
-    run(scenario)
-
-
-def test_end_of_much_output_is_kept_and_that_of_a_complaint_shown() -> None:
-    async def scenario(children: Children) -> None:
-        code = f"import os\nfor _ in range(40): os.write(2, b'x' * {MOST_OUTPUT // 16})\nos.write(2, b'KeyError: 1\\n')"
-        finished = await children.run(python(code), ENV, PATIENCE)
-        assert len(finished.stderr) == MOST_OUTPUT
-        assert finished.stderr.endswith(b"xKeyError: 1\n")
-        assert finished.complaint.startswith("[...] xxx")
-        assert finished.complaint.endswith("xKeyError: 1")
-        assert len(finished.complaint) <= MOST_COMPLAINT + len("[...] ")
-
-    run(scenario)
-
-
-def test_short_complaint_is_shown_as_it_is() -> None:
-    assert Finished(1, b"", b"no such file\n", timed_out=False).complaint == "no such file"
-
-
-def test_child_that_takes_too_long_is_killed_with_its_group() -> None:
-    async def scenario(children: Children) -> None:
-        code = "import os; print('begun', flush=True); os.fork(); os.read(os.pipe()[0], 1)"
-        finished = await children.run(python(code), ENV, 0.5)
-        assert finished.timed_out
-        assert finished.status == -signal.SIGKILL
-
-    run(scenario)
-
-
-def test_what_a_child_leaves_running_is_not_waited_for() -> None:
-    async def scenario(children: Children) -> None:
-        read_end, write_end = os.pipe()
-        os.set_inheritable(read_end, True)
-        code = f"import os; print('here', flush=True)\nif os.fork() == 0: os.read({read_end}, 1)"
-        finished = await children.run(python(code), ENV, PATIENCE)
-        os.close(write_end)  # ends what was left
-        os.close(read_end)
-        assert (finished.status, finished.stdout) == (0, b"here\n")
-
-    run(scenario)
-
-
-def test_what_a_child_leaves_writing_does_not_hold_the_loop_up() -> None:
-    async def scenario(children: Children) -> None:
-        code = "import os\nif os.fork() == 0:\n while True: os.write(1, b'x' * 65536)"  # until nobody reads
-        finished = await children.run(python(code), ENV, PATIENCE)
-        assert finished.status == 0
-
-    run(scenario)
-
-
-def test_cancelled_run_kills_the_child() -> None:
-    async def scenario(children: Children) -> None:
-        running = asyncio.create_task(children.run(["/bin/sleep", "60"], ENV, PATIENCE))
-        await asyncio.sleep(0)
-        process = next(iter(children._known.values()))
-        running.cancel()
-        await asyncio.wait({running})
-        assert await ended(process) == ("was killed by SIGKILL", -signal.SIGKILL)
-
-    run(scenario)
-
-
-def test_uvloop_watches_processes_as_well() -> None:
-    script = """
-import asyncio, uvloop
-from outrider_supervisor.processes import Children
-
-async def main():
-    children = Children(asyncio.get_running_loop())
-    print(await children.run(["/bin/echo", "hello"], {}, 10))
-    print(children.reap_strangers())
-
-uvloop.run(main())
-"""
-    done = subprocess.run([PYTHON, "-c", script], capture_output=True, text=True, timeout=30, check=True)
-    assert done.stdout == "Finished(status=0, stdout=b'hello\\n', stderr=b'', timed_out=False)\n[]\n"

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from outrider_supervisor.read_config import explain
-from outrider_supervisor.service import Service
+from outrider_supervisor.service import Service, ServiceRefused
 
 APP = "async def app(scope, receive, send): ...\ndef wsgi(environ, start_response): ...\n"
 
@@ -42,9 +42,14 @@ def read_service(directory: Path, *argv: str, **environ: str) -> Service:
 
 
 def read_complaint(directory: Path, *argv: str, **environ: str) -> str:
+    """What the supervisor is told, or with --import the user."""
     done = read(directory, *argv, **environ)
-    assert (done.returncode, done.stdout) == (1, "")
-    return done.stderr
+    assert done.returncode == 1
+    if "--import" in argv:
+        assert done.stdout == ""
+        return done.stderr
+    assert done.stderr == ""
+    return f"{ServiceRefused.from_json(done.stdout)}\n"
 
 
 def test_reader_writes_the_service(directory: Path) -> None:
@@ -173,9 +178,10 @@ def test_reader_refuses_to_do_without_an_application(directory: Path) -> None:
 
 def test_error_in_the_configuration_file_comes_with_its_traceback(directory: Path) -> None:
     (directory / "gunicorn.conf.py").write_text("workers = 2\nworkers / 0\n")
-    text = read_complaint(directory, "app:app")
-    assert "gunicorn.conf.py, line 2: ZeroDivisionError: division by zero\nTraceback" in text
-    assert text.count("  File ") == 1
+    refusal = ServiceRefused.from_json(read(directory, "app:app").stdout)
+    assert refusal.reason.endswith("gunicorn.conf.py, line 2: ZeroDivisionError: division by zero")
+    assert refusal.details.startswith("Traceback")
+    assert refusal.details.count("  File ") == 1
 
 
 def test_error_in_the_worker_class_comes_with_its_traceback(directory: Path) -> None:
@@ -266,5 +272,6 @@ def test_application_is_left_alone_without_import(directory: Path) -> None:
 
 
 def test_error_of_gunicorn_itself_is_its_sentence() -> None:
-    assert explain(RuntimeError("environment setting 'x' invalid"), "reading") == "environment setting 'x' invalid"
-    assert explain(RuntimeError(), "reading") == "RuntimeError()"
+    refusal = explain(RuntimeError("environment setting 'x' invalid"), "reading")
+    assert (refusal.reason, refusal.details) == ("environment setting 'x' invalid", "")
+    assert explain(RuntimeError(), "reading").reason == "RuntimeError()"

@@ -8,14 +8,14 @@ import pytest
 
 from outrider_supervisor.actions import Action, Code, Log, Retire, Tell
 from outrider_supervisor.events import Sample
-from outrider_supervisor.fleet import KILL_AFTER, Fleet, Outbox
+from outrider_supervisor.fleet import OVERTIME, Fleet, Outbox
 from outrider_supervisor.generation import Generation, GenerationState, Worker, WorkerState
 from outrider_supervisor.intents import Recycle
-from outrider_supervisor.messages import Replace
+from outrider_supervisor.messages import Replace, ReplaceAtOnce
 from outrider_supervisor.replacements import Replacements
 from outrider_supervisor.rollout import RETIRE_PATIENCE
 from outrider_testing.fakes.supervised_processes import BOOT_FAILS, Release
-from outrider_testing.fakes.supervised_service import FakeService
+from outrider_testing.fakes.supervised_service import TICK, FakeService
 from outrider_testing.services import make_service
 
 NOW = 100.0
@@ -72,7 +72,7 @@ def scene() -> Scene:
 def test_recycling_concerns_the_workers_that_serve(scene: Scene) -> None:
     recycle = scene.begin()
     assert (list(recycle.left), recycle.count) == ([1, 2, 3], 3)
-    assert recycle.deadline == NOW + 60 + KILL_AFTER
+    assert recycle.deadline == NOW + 60 + OVERTIME
 
 
 @pytest.mark.parametrize("pid", [4, 9])
@@ -91,7 +91,7 @@ def test_next_worker_is_replaced_when_the_one_before_is_gone_or_has_had_its_time
     assert scene.done() == []
     scene.advance(recycle, NOW + 5 + RETIRE_PATIENCE)
     assert scene.done() == [Tell(1, Replace(2))]
-    assert recycle.deadline == NOW + 5 + RETIRE_PATIENCE + 60 + KILL_AFTER
+    assert recycle.deadline == NOW + 5 + RETIRE_PATIENCE + 60 + OVERTIME
     scene.replacements.forget(2)
     del scene.current.workers[2]
     scene.advance(recycle, NOW + 7)
@@ -157,7 +157,9 @@ def test_worker_over_a_limit_is_left_alone_where_nobody_can_replace_it() -> None
     assert scene.find_due(2) == []
 
 
-@pytest.mark.parametrize("target, expected", [(3, [Tell(1, Replace(1)), Retire(1)]), (4, [Tell(1, Replace(1))])])
+@pytest.mark.parametrize(
+    "target, expected", [(3, [Tell(1, Replace(1)), Tell(1, ReplaceAtOnce(1))]), (4, [Tell(1, Replace(1))])]
+)
 def test_worker_far_over_a_limit_goes_at_once_if_enough_others_serve(target: int, expected: list[Action]) -> None:
     scene = Scene(max_worker_memory=1000)
     scene.replacements.replace_due(scene.current, {1: Sample(0, 0, 0.0, 100)}, target, NOW)
@@ -195,8 +197,8 @@ def test_recycling_of_a_stranger_is_refused(service: FakeService) -> None:
 
 
 def test_recycling_requests_wait_for_each_other(service: FakeService) -> None:
-    first, second = [service.recycle(pid) for pid in service.pids(1)[:2]]
-    assert service.outcome(first).code is service.outcome(second).code is Code.DONE
+    operations = [service.recycle(pid) for pid in service.pids(1)]
+    assert {service.outcome(operation).code for operation in operations} == {Code.DONE}
 
 
 def test_recycling_fails_if_replacements_do_not_boot(service: FakeService) -> None:
@@ -250,10 +252,28 @@ def test_worker_with_far_too_much_memory_goes_at_once() -> None:
     service.run(1.0)
     grown = service.pids(1)[0]
     service.workers[grown].memory = 900 << 20
-    service.step()
+    service.run(2 * TICK)
     assert not service.workers[grown].is_serving
     service.run(5.0)
     assert service.serving == 2
+
+
+def test_worker_with_far_too_much_memory_is_told_to_go_by_its_master() -> None:
+    service = FakeService(workers=2, max_worker_memory=200 << 20).serve()
+    service.run(1.0)
+    grown = service.pids(1)[0]
+    service.workers[grown].memory = 900 << 20
+    service.run(5.0)
+    assert service.actions.count(Tell(1, ReplaceAtOnce(grown))) == 1
+    assert not [action for action in service.actions if isinstance(action, Retire)]
+
+
+def test_worker_with_far_too_much_memory_whose_master_is_gone_goes_at_once() -> None:
+    scene = Scene(max_worker_memory=1000)
+    scene.current.has_master = False
+    for memory in (100, 5000):
+        scene.replacements.replace_due(scene.current, {1: Sample(0, 0, 0.0, memory)}, 3, NOW)
+    assert scene.done() == [Retire(1)]
 
 
 def test_workers_with_far_too_much_memory_do_not_go_all_at_once() -> None:

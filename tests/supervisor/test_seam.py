@@ -26,6 +26,7 @@ from outrider_supervisor.processes import MOST_COMPLAINT
 from outrider_supervisor.report_inbox import ReportInbox
 from outrider_supervisor.reports import Report, encode_report
 from outrider_supervisor.seam import KEPT_MASTER_PIDS, READ_TIMEOUT, Seam
+from outrider_supervisor.service import ServiceRefused
 from outrider_testing.fake_masters import FakeNotifier
 from outrider_testing.fakes import ManualLoop
 from outrider_testing.processes import is_running, read_process
@@ -129,9 +130,29 @@ def refusal(scene: Scene) -> str:
     return scene.do(actions.ReadConfiguration(), ConfigurationRefused).reason
 
 
+def test_refusal_is_a_sentence_and_the_traceback_is_its_details(scene: Scene) -> None:
+    answer = ServiceRefused("KeyError: 'shop'", "Traceback: line 7\n").to_json()
+    scene.python(f"echo printed >&2\n{quoted(answer)}\nexit 1")
+    refused = scene.do(actions.ReadConfiguration(), ConfigurationRefused)
+    assert refused == ConfigurationRefused("KeyError: 'shop'", "printed\nTraceback: line 7\n")
+    assert "[ERROR] the configuration can't be used:\nprinted\nTraceback: line 7\n" in scene.log.read_text()
+
+
+def test_refusal_without_details_is_left_to_the_machine_to_log(scene: Scene) -> None:
+    scene.python(f"{quoted(ServiceRefused('workers is 0').to_json())}\nexit 1")
+    assert scene.do(actions.ReadConfiguration(), ConfigurationRefused) == ConfigurationRefused("workers is 0")
+    assert scene.log.read_text() == ""
+
+
 def test_child_that_fails_is_a_refusal_in_its_words(scene: Scene) -> None:
     scene.python("echo 'no such setting' >&2; exit 1")
     assert refusal(scene) == "no such setting"
+
+
+def test_child_that_fails_with_a_traceback_is_a_refusal_in_its_last_words(scene: Scene) -> None:
+    scene.python("echo 'Traceback:' >&2; echo 'MemoryError' >&2; exit 1")
+    refused = scene.do(actions.ReadConfiguration(), ConfigurationRefused)
+    assert refused == ConfigurationRefused("MemoryError", "Traceback:\nMemoryError")
 
 
 def test_child_that_fails_in_silence_is_a_refusal(scene: Scene) -> None:
@@ -145,9 +166,8 @@ def test_child_that_takes_too_long_is_killed_and_a_refusal(scene: Scene) -> None
     (pid,) = scene.until(lambda: list(scene.seam.children._known), "the child")
     scene.until(lambda: Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"sleep"), "the child's sleep")
     scene.loop.advance(READ_TIMEOUT)
-    reason = scene.until(lambda: scene.events, "the refusal")[0]
-    assert isinstance(reason, ConfigurationRefused)
-    assert reason.reason == "reading the configuration took longer than 60 s\nwaiting for the network"
+    (refused,) = scene.until(lambda: scene.events, "the refusal")
+    assert refused == ConfigurationRefused("reading the configuration took longer than 60 s", "waiting for the network")
     scene.until(lambda: not is_running(pid), "the end of the child")
 
 
@@ -259,10 +279,7 @@ def test_close_ends_the_reading(scene: Scene) -> None:
     scene.python("exec sleep 60")
     scene.seam.do(actions.ReadConfiguration())
     (pid,) = scene.until(lambda: list(scene.seam.children._known), "the child")
-    reports, scene.seam.reports = scene.seam.reports, ReportInbox(scene.loop, scene._keep)
-    scoreboard, scene.seam.scoreboard = scene.seam.scoreboard, os.memfd_create("other")
     scene.loop.run_until_complete(scene.seam.close())
-    scene.seam.reports, scene.seam.scoreboard = reports, scoreboard
     scene.until(lambda: not is_running(pid), "the child's end")
     with contextlib.suppress(ChildProcessError):  # it was reaped in time
         os.waitpid(pid, 0)

@@ -13,7 +13,7 @@ from outrider_supervisor import generation, status
 from outrider_supervisor.events import FromGeneration, ReloadAsked, Started
 from outrider_supervisor.intents import Reload
 from outrider_supervisor.machine import Machine
-from outrider_supervisor.messages import WorkerReady, WorkerSpawned
+from outrider_supervisor.messages import BackingOff, WorkerReady, WorkerSpawned
 from outrider_supervisor.service import Service
 from outrider_supervisor.status_report import Clocks, Facts, Usage, build_status
 
@@ -93,6 +93,7 @@ def test_status_has_every_field() -> None:
                 "state": "current",
                 "master_pid": 6,
                 "since": CLOCKS.wall - 100,
+                "backoff": None,
                 "workers": [
                     {
                         "pid": 7,
@@ -127,6 +128,7 @@ def test_docs_list_every_field() -> None:
         "": status.Status,
         "operation.": status.OperationStatus,
         "generations[].": status.GenerationStatus,
+        "generations[].backoff.": status.BackoffStatus,
         "….": status.WorkerStatus,
         "events[].": status.EventStatus,
     }
@@ -147,6 +149,18 @@ def test_row_of_a_class_that_reports_no_state_does_not_count() -> None:
     worker = shown["workers"][0]
     assert (worker["requests"], worker["busy"], worker["heartbeat_age"]) == (None, None, None)
     assert (worker["cpu_percent"], worker["memory_bytes"]) == (12.5, 1 << 20)
+
+
+def test_worker_that_waits_to_be_started_is_told_of_as_long_as_it_does() -> None:
+    machine = make_machine()
+    machine.handle(FromGeneration(1, BackingOff(3, 4.0)), 999.0)
+
+    def backoff(clocks: Clocks) -> status.BackoffStatus | None:
+        [shown] = build_status(machine, make_facts(machine), [], {}, [], clocks)["generations"]
+        return shown["backoff"]
+
+    assert backoff(CLOCKS) == {"failures": 3, "until": CLOCKS.wall + 3}
+    assert backoff(Clocks(monotonic=1003.0, wall=CLOCKS.wall + 3)) is None
 
 
 def test_lost_master_has_no_pid() -> None:

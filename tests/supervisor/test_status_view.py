@@ -46,7 +46,14 @@ def make_worker(pid: int = 4711, /, **changes: object) -> WorkerStatus:
 
 
 def make_generation(*workers: WorkerStatus, number: int = 3, state: str = "current") -> GenerationStatus:
-    return {"number": number, "state": state, "master_pid": 4700, "since": NOW - 12, "workers": list(workers)}
+    return {
+        "number": number,
+        "state": state,
+        "master_pid": 4700,
+        "since": NOW - 12,
+        "backoff": None,
+        "workers": list(workers),
+    }
 
 
 def make_status(*generations: GenerationStatus, **changes: object) -> Status:
@@ -95,6 +102,20 @@ def test_view_shows_each_generation_with_its_workers() -> None:
         ["2", "ready"],
         ["3", "booting"],
     ]
+
+
+def test_view_shows_that_the_next_worker_waits() -> None:
+    generation = make_generation(make_worker())
+    generation["backoff"] = {"failures": 3, "until": NOW + 12}
+    lines = render_status(make_status(generation), NOW).splitlines()
+    assert lines[-1] == "       - backoff  3 failures in a row, the next worker is started in 12s"
+    assert lines[3].startswith("     PID STATE ")
+
+
+def test_view_can_show_the_status_of_a_supervisor_that_tells_of_no_backoff() -> None:
+    generation = make_generation(make_worker())
+    del generation["backoff"]  # type: ignore[misc]  # as an older one has it
+    assert "backoff" not in render_status(make_status(generation), NOW)
 
 
 def test_view_shows_what_is_not_known_as_a_dash() -> None:

@@ -83,7 +83,3 @@ def test_plain_text_cannot_steer_a_terminal() -> None:
 )
 def test_address_is_as_people_write_it(address: tuple[str, int] | str | int, text: str) -> None:
     assert format_address(address) == text
-
-
-def test_address_with_a_scheme_is_a_url() -> None:
-    assert format_address(("a", 443), "https") == "https://a:443"

@@ -5,6 +5,7 @@ The test says what a master says, by writing to its end of the channel.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -166,6 +167,12 @@ class SupervisorScene:
         self.finish(self.supervisor.start())
         return self.serve(1, workers)
 
+    def run(self) -> asyncio.Task[int]:
+        """Run the supervisor, with signals, until one generation serves."""
+        task = self.loop.create_task(self.supervisor.run(self.supervisor.start()))
+        self.serve(1)
+        return task
+
     def serve(self, number: int, workers: int = 1) -> list[int]:
         """Have a generation boot, and its workers serve."""
         self.until(lambda: number in self.masters, f"generation {number}")
@@ -189,6 +196,14 @@ class SupervisorScene:
         os.kill(pid, signal.SIGKILL)
         self.until(lambda: read_process(pid) is None, "a reaped worker")
         self.masters[number].say(WorkerExited(pid, "was killed by SIGKILL", expected, was_ready=True))
+
+    def end_generation(self, number: int) -> None:
+        """Have a master and its workers do as they are told."""
+        generations = self.supervisor.machine.fleet.generations
+        for pid in list(generations[number].workers):
+            self.end_worker(number, pid)
+        os.kill(self.masters[number].pid, signal.SIGKILL)
+        self.until(lambda: number not in generations, "the end of a generation")
 
     def report(self, pid: int, text: str, report: str | None = None, parts: int | None = None) -> None:
         """Have a process log something."""

@@ -11,7 +11,7 @@ from collections import deque
 
 from outrider_supervisor import actions, pool
 from outrider_supervisor.events import Sample
-from outrider_supervisor.messages import Replace, SetTarget, Stop, ToMaster
+from outrider_supervisor.messages import Replace, ReplaceAtOnce, SetTarget, Stop, ToMaster
 
 FOREVER = float("inf")
 MIB = 1 << 20
@@ -129,6 +129,8 @@ class FakeMaster:
                     self.pool.set_target(workers)
                 case Replace(pid):
                     self.pool.replace(pid, now)
+                case ReplaceAtOnce(pid):
+                    self.pool.replace(pid, now, at_once=True)
                 case Stop(fast):
                     self.pool.stop(now, fast=fast)
 

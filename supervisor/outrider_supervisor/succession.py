@@ -1,0 +1,216 @@
+"""Which generation serves, and how another one takes its place, or does not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from outrider_supervisor import actions
+from outrider_supervisor.actions import Code, Level, Readiness
+from outrider_supervisor.agenda import Agenda
+from outrider_supervisor.backoff import FIRST_BACKOFF, LONGEST_BACKOFF
+from outrider_supervisor.counting import count
+from outrider_supervisor.events import Sample
+from outrider_supervisor.fleet import OVERTIME, Fleet, Outbox
+from outrider_supervisor.generation import Generation, GenerationState
+from outrider_supervisor.health import Health
+from outrider_supervisor.replacements import Replacements
+from outrider_supervisor.rollout import Rollout
+from outrider_supervisor.service import Service
+
+EMPTY_BACKOFF = 5.0
+"""Longest pause between two recoveries, in seconds, while nothing serves."""
+
+
+class Succession:
+    """`current` serves; a `rollout` may be on its way to put another one into its place.
+
+    A master that dies is made up for by a reload that nobody asked for (a recovery).
+    """
+
+    def __init__(
+        self, outbox: Outbox, fleet: Fleet, agenda: Agenda, health: Health, replacements: Replacements
+    ) -> None:
+        self.current: Generation | None = None
+        self.rollout: Rollout | None = None
+        self.target = 0
+        """How many workers there shall be."""
+        self.scaled_to: int | None = None
+        """The same if somebody asked for it, which counts more than the configuration."""
+        self.has_given_up = False
+        """The first generation failed: there is nothing to serve with."""
+        self._outbox = outbox
+        self._fleet = fleet
+        self._agenda = agenda
+        self._health = health
+        self._replacements = replacements
+        self._recovery_pause = FIRST_BACKOFF
+        self._recover_at = 0.0
+        self._failed_boots = 0
+
+    # -- begin
+
+    def start(self, service: Service, now: float) -> None:
+        """Start the first generation."""
+        self.target = service.workers
+        generation = self._fleet.make(service, now)
+        generation.target = self.target
+        self._fleet.start_master(generation)
+
+    def begin_rollout(self, old: Generation, service: Service, now: float, *, canary: bool) -> None:
+        """Start the generation that shall take the place of the old one."""
+        generation = self._fleet.make(service, now)
+        self.rollout = Rollout(old, generation, canary, self.target, now)
+        self.target = self.scaled_to or service.workers
+        generation.target = self.rollout.first_target(self.target)
+        self._outbox.log(Level.INFO, f"generation {generation.number}: starting", self._agenda.asker)
+        self._fleet.start_master(generation)
+
+    def scale(self, current: Generation, workers: int) -> None:
+        """Have another number of workers."""
+        self._outbox.log(Level.INFO, f"scaling from {self.target} to {workers} workers")
+        self.target = self.scaled_to = current.target = workers
+
+    def is_recovery_due(self, now: float) -> bool:
+        """Whether another generation is to be started because nobody looks after the current one."""
+        return self.current is not None and not self.current.has_master and now >= self._recover_at
+
+    # -- what has happened
+
+    def note_booted(self, generation: Generation, now: float) -> None:
+        """A master is up. From now on it is the workers' time: each has `boot_timeout`, as the master had."""
+        generation.is_booted = True
+        generation.booted_at = now
+        if self.rollout is not None and generation is self.rollout.new:
+            self.rollout.stepped_at = now
+
+    def note_ready(self, generation: Generation, pid: int, now: float) -> None:
+        """A worker is ready."""
+        rollout = self.rollout
+        if rollout is not None and generation is rollout.new and not rollout.is_rolling_back:
+            rollout.note_ready(pid, self.target, now)
+        elif rollout is not None and rollout.is_rolling_back:
+            rollout.stepped_at = now
+        elif self.current is None and generation.ready >= self.target:
+            self._commit_first(generation)
+
+    def observe(self, samples: Mapping[int, Sample], now: float) -> None:
+        """Look at the workers, and at the time."""
+        rollout = self.rollout
+        if rollout is not None:
+            was_rolling_back = rollout.is_rolling_back
+            rollout.observe(samples, self.target, now)
+            if rollout.is_rolling_back and not was_rolling_back:
+                self._tell_way_back(rollout)
+        if self.current is None:
+            self._fail_overdue_start(now)
+
+    def fail(self, generation: Generation, reason: str, now: float, blamed: int = 0) -> None:
+        """A generation that is not current will not become so; the first one may, with those that serve."""
+        rollout = self.rollout
+        if rollout is not None and generation is rollout.new:
+            self._fail_rollout(rollout, reason, now, blamed)
+        elif self.current is None:
+            self._outbox.log(Level.ERROR, f"generation {generation.number}: {reason}")
+            if generation.ready:
+                self._commit_first(generation)
+            elif not (blamed and self._others_may_boot(generation)):
+                self._outbox.log(Level.ERROR, "nothing serves yet: giving up")
+                self.has_given_up = True
+
+    def advance(self, now: float) -> None:
+        """Take the steps of the rollout that have become possible."""
+        rollout = self.rollout
+        if rollout is None:
+            return
+        is_complete = rollout.step(self.target, now)
+        for note in rollout.notes:
+            self._outbox.log(Level.INFO, f"generation {rollout.new.number}: {note}", self._agenda.asker)
+        rollout.notes.clear()
+        if is_complete and rollout.is_better_than_nothing and rollout.failure:
+            self._commit(rollout, now, rollout.failure)
+        elif is_complete and rollout.is_rolling_back:
+            self._end_rollback(rollout, now)
+        elif is_complete:
+            self._commit(rollout, now)
+
+    def postpone_recovery(self, now: float) -> None:
+        """A generation that should take the place of a lost master's failed: the next one is tried later.
+
+        Soon, while nothing serves at all: then there is nothing to be spared.
+        """
+        if self.current is not None and not self.current.has_master:
+            pause = self._recovery_pause if self._fleet.capacity else min(self._recovery_pause, EMPTY_BACKOFF)
+            self._recover_at = now + pause
+            self._recovery_pause = min(LONGEST_BACKOFF, 2 * self._recovery_pause)
+
+    # -- how it ends
+
+    def _commit_first(self, generation: Generation) -> None:
+        self._make_current(generation)
+        self._outbox.log(
+            Level.INFO, f"generation {generation.number}: {generation.ready} of {count(self.target, 'worker')} ready"
+        )
+
+    def _make_current(self, generation: Generation) -> None:
+        generation.state = GenerationState.CURRENT
+        self.current = generation
+        self._outbox.act(actions.Notify(Readiness.READY))
+
+    def _commit(self, rollout: Rollout, now: float, failure: str = "") -> None:
+        """The new generation takes over, after a `failure` for want of another one."""
+        new, old = rollout.new, rollout.old
+        self.rollout = None
+        self._recovery_pause = FIRST_BACKOFF
+        self._health.forget_crashes()
+        self._replacements.give_up()
+        new.target = self.target
+        text = f"generation {new.number} is current, serving with {new.ready} of {count(self.target, 'worker')}"
+        self._outbox.log(Level.INFO, text)
+        # Before its workers go: they take what is queued at a listener that is not kept.
+        self._outbox.act(actions.KeepListeners(new.service))
+        self._fleet.stop(old, now, fast=False)
+        self._make_current(new)
+        if failure:
+            self._agenda.end(Code.FAILED, f"{failure}; it could not be undone, and {text}", new.number, rollout.blamed)
+        else:
+            self._agenda.end(Code.DONE, text, new.number)
+
+    def _end_rollback(self, rollout: Rollout, now: float) -> None:
+        new, old = rollout.new, rollout.old
+        self.rollout = None
+        self.target = old.target = rollout.old_target
+        self._outbox.act(actions.KeepListeners(old.service))
+        self._fleet.stop(new, now, fast=False)
+        serving = f"generation {old.number} serves with {old.ready} of {count(self.target, 'worker')}"
+        self._outbox.log(Level.ERROR, f"generation {new.number} was rolled back: {rollout.failure}; {serving}")
+        self._agenda.end(Code.FAILED, f"rolled back: {rollout.failure}; {serving}", new.number, rollout.blamed)
+        self._outbox.act(actions.Notify(Readiness.READY))
+        self.postpone_recovery(now)
+
+    def _fail_rollout(self, rollout: Rollout, reason: str, now: float, blamed: int) -> None:
+        if rollout.is_better_than_nothing:
+            number = rollout.new.number
+            self._outbox.log(Level.ERROR, f"generation {number}: {reason}; there is none to go back to")
+            rollout.blamed = blamed
+            self._commit(rollout, now, reason)
+            return
+        was_rolling_back = rollout.is_rolling_back
+        rollout.fail(reason, now, blamed)
+        if not was_rolling_back:
+            self._tell_way_back(rollout)
+
+    def _tell_way_back(self, rollout: Rollout) -> None:
+        text = f"generation {rollout.new.number}: {rollout.failure}; going back"
+        self._outbox.log(Level.ERROR, text, self._agenda.asker)
+
+    def _fail_overdue_start(self, now: float) -> None:
+        for generation in self._fleet.generations.values():
+            limit = generation.service.boot_timeout
+            if now - max(generation.since, generation.booted_at) > limit + OVERTIME:
+                self.fail(generation, f"no worker was ready within boot_timeout ({limit:g} s)", now)
+                return
+
+    def _others_may_boot(self, generation: Generation) -> bool:
+        """Whether this first generation has workers that have not failed: the master starts others for those."""
+        self._failed_boots += 1
+        return generation.kept > 0 and self._failed_boots < generation.target
