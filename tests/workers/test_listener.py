@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import socket
-import ssl
 import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,6 +22,7 @@ from outrider.listener import (
     STEP_ASIDE,
 )
 from outrider.scoreboard import Field, WorkerState
+from outrider.tls_certificates import TLS
 from outrider_testing.fakes import ManualLoop
 from outrider_testing.server_fakes import (
     GET,
@@ -32,7 +32,7 @@ from outrider_testing.server_fakes import (
     eventually,
     listen,
     listen_unix,
-    make_certificate,
+    make_tls,
 )
 
 MakeScene = Callable[..., Scene]
@@ -53,8 +53,8 @@ def make_scene(loop: ManualLoop) -> Iterator[MakeScene]:
 
 
 @pytest.fixture(scope="module")
-def tls(tmp_path_factory: pytest.TempPathFactory) -> ssl.SSLContext:
-    return make_certificate(tmp_path_factory.mktemp("tls"))
+def tls(tmp_path_factory: pytest.TempPathFactory) -> TLS:
+    return make_tls(tmp_path_factory.mktemp("tls"))
 
 
 def first_scope(scene: Scene) -> Any:
@@ -396,7 +396,7 @@ def test_worker_that_stays_without_descriptors_says_so_seldom(make_scene: MakeSc
     assert warnings == [1] * tries + [2] * tries + [3]
     first, second, third = scene.log.messages("warning")
     assert "Not reported" not in first
-    assert second == f"{first} Not reported since the last warning: {tries - 1} more of these."
+    assert second == f"{first} Not reported since the last one: {tries - 1} more of these."
     assert third == second, "the count begins anew"
 
 
@@ -476,7 +476,7 @@ def test_abandoned_listener_leaves_the_queue_to_others(make_scene: MakeScene) ->
             assert accepted.getpeername() == peer.sock.getsockname()
 
 
-def test_abandoned_listener_gives_up_handshakes(make_scene: MakeScene, tls: ssl.SSLContext) -> None:
+def test_abandoned_listener_gives_up_handshakes(make_scene: MakeScene, tls: TLS) -> None:
     scene = make_scene(tls=tls)
     scene.listener.resume()
     peer = scene.connect_tls()
@@ -488,7 +488,7 @@ def test_abandoned_listener_gives_up_handshakes(make_scene: MakeScene, tls: ssl.
 # -- TLS
 
 
-def test_tls_connection_is_served_as_https(make_scene: MakeScene, tls: ssl.SSLContext) -> None:
+def test_tls_connection_is_served_as_https(make_scene: MakeScene, tls: TLS) -> None:
     scene = make_scene(tls=tls)
     scene.listener.resume()
     peer = scene.connect_tls()
@@ -499,7 +499,7 @@ def test_tls_connection_is_served_as_https(make_scene: MakeScene, tls: ssl.SSLCo
     assert peer.answer().body == b"secret"
 
 
-def test_failed_handshake_ends_the_connection(make_scene: MakeScene, tls: ssl.SSLContext) -> None:
+def test_failed_handshake_ends_the_connection(make_scene: MakeScene, tls: TLS) -> None:
     scene = make_scene(tls=tls)
     scene.listener.resume()
     peer = scene.connect()
@@ -507,12 +507,13 @@ def test_failed_handshake_ends_the_connection(make_scene: MakeScene, tls: ssl.SS
     peer.wait_closed()
     assert scene.held == 0
     assert scene.changes == 1
-    (message,) = scene.log.messages("debug")
-    assert message.startswith(f"Connection from 127.0.0.1:{peer.sock.getsockname()[1]} not opened: ")
+    (message,) = scene.log.messages("info")
+    name = f"127.0.0.1:{peer.sock.getsockname()[1]}"
+    assert message == f"TLS handshake with {name} failed: the client speaks HTTP without TLS."
     assert not scene.app.calls
 
 
-def test_silent_handshake_ends_with_header_timeout(make_scene: MakeScene, tls: ssl.SSLContext) -> None:
+def test_silent_handshake_ends_with_header_timeout(make_scene: MakeScene, tls: TLS) -> None:
     scene = make_scene(tls=tls, header_timeout=4.0)
     scene.listener.resume()
     peer = scene.connect()
@@ -522,9 +523,10 @@ def test_silent_handshake_ends_with_header_timeout(make_scene: MakeScene, tls: s
     scene.loop.advance(1.0)
     peer.wait_closed()
     assert scene.held == 0
+    assert "handshake is taking longer than 4.0 seconds" in scene.log.messages("info")[0]
 
 
-def test_connection_has_no_deadline_of_its_own_during_the_handshake(make_scene: MakeScene, tls: ssl.SSLContext) -> None:
+def test_connection_has_no_deadline_of_its_own_during_the_handshake(make_scene: MakeScene, tls: TLS) -> None:
     scene = make_scene(tls=tls, header_timeout=0)
     scene.listener.resume()
     peer = scene.connect_tls()
@@ -622,7 +624,7 @@ def test_trust_goes_by_the_peer_behind_a_proxy_header(make_scene: MakeScene) -> 
     assert first_scope(scene)["client"] == ("203.0.113.5", 0)
 
 
-def test_tls_begins_behind_the_proxy_header(make_scene: MakeScene, tls: ssl.SSLContext) -> None:
+def test_tls_begins_behind_the_proxy_header(make_scene: MakeScene, tls: TLS) -> None:
     scene = make_scene(tls=tls, proxy_protocol="v2")
     scene.listener.resume()
     peer = scene.connect_tls()

@@ -14,6 +14,7 @@ from gunicorn.config import Config
 
 from outrider.errors import ConfigurationError
 from outrider.tls import build_ssl_context
+from outrider_testing.certificates import handshake, trusting_context
 
 
 @pytest.fixture(scope="session")
@@ -53,27 +54,6 @@ def configure(**settings: Any) -> Any:
     return cfg
 
 
-def handshake(server_context: ssl.SSLContext, alpn: list[str]) -> ssl.SSLObject:
-    """Return the client's side of a handshake in memory."""
-    client_context = ssl.create_default_context()
-    client_context.check_hostname = False
-    client_context.verify_mode = ssl.CERT_NONE
-    client_context.set_alpn_protocols(alpn)
-    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
-    client = client_context.wrap_bio(to_client, to_server)
-    server = server_context.wrap_bio(to_server, to_client, server_side=True)
-    pending: list[Callable[[], None]] = [client.do_handshake, server.do_handshake]
-    for _ in range(20):
-        for step in list(pending):
-            try:
-                step()
-                pending.remove(step)
-            except ssl.SSLWantReadError:
-                pass
-    assert not pending
-    return client
-
-
 def test_no_tls_is_no_context() -> None:
     assert build_ssl_context(Config()) is None
 
@@ -84,7 +64,7 @@ def test_certificate_and_key_make_a_context(pem: Path, names: tuple[str, str | N
     cfg = configure(certfile=pem / certificate, keyfile=str(pem / key) if key else None)
     context = build_ssl_context(cfg)
     assert context is not None
-    client = handshake(context, ["h2", "http/1.1"])
+    client, _ = handshake(context, trusting_context(["h2", "http/1.1"]))
     assert client.selected_alpn_protocol() == "http/1.1"
 
 
@@ -151,8 +131,50 @@ def test_key_without_certificate_is_refused(pem: Path) -> None:
 @pytest.mark.parametrize("name", ["encrypted.key", "encrypted-old.key"])
 def test_key_with_password_is_refused_without_asking(pem: Path, name: str) -> None:
     message = refusal_of(configure(certfile=pem / "first.crt", keyfile=pem / name))
-    assert message.startswith(f"keyfile {str(pem / name)!r} has a key with a password")
+    assert message.startswith(f"keyfile {str(pem / name)!r} has a key with a password; set keyfile_password")
     assert "ssl_context hook" in message
+
+
+@pytest.mark.parametrize("name", ["encrypted.key", "encrypted-old.key"])
+def test_key_with_password_is_read_with_it(pem: Path, name: str) -> None:
+    cfg = configure(certfile=pem / "first.crt", keyfile=pem / name)
+    assert build_ssl_context(cfg, "secret") is not None
+
+
+def test_key_with_another_password_is_refused(pem: Path) -> None:
+    cfg = configure(certfile=pem / "first.crt", keyfile=pem / "encrypted.key")
+    with pytest.raises(ConfigurationError) as caught:
+        build_ssl_context(cfg, "wrong")
+    path = str(pem / "encrypted.key")
+    assert str(caught.value).startswith(
+        f"keyfile {path!r} has no private key that can be used with this keyfile_password ("
+    )
+
+
+def test_client_certificates_that_nobody_could_verify_are_refused(pem: Path) -> None:
+    cfg = configure(certfile=pem / "first.crt", keyfile=pem / "first.key", cert_reqs=ssl.CERT_REQUIRED)
+    assert refusal_of(cfg).startswith("cert_reqs is CERT_REQUIRED, but ca_certs is not set")
+
+
+@pytest.mark.parametrize(
+    "protocols, offered, chosen",
+    [
+        ("h1", ["h2", "http/1.1"], "http/1.1"),
+        ("h2,h1", ["http/1.1", "h2"], "h2"),
+        ("h1,h2", ["h2", "http/1.1"], "http/1.1"),
+        ("h2", ["http/1.1", "h2"], "h2"),
+        ("h2", ["http/1.1"], None),
+        ("h1", [], None),
+    ],
+)
+def test_protocols_are_offered_in_their_order(
+    pem: Path, protocols: str, offered: list[str], chosen: str | None
+) -> None:
+    cfg = configure(certfile=pem / "first.crt", keyfile=pem / "first.key", http_protocols=protocols)
+    context = build_ssl_context(cfg)
+    assert context is not None
+    client, _ = handshake(context, trusting_context(offered))
+    assert client.selected_alpn_protocol() == chosen
 
 
 def test_key_with_password_in_certfile_is_refused(pem: Path) -> None:
@@ -182,7 +204,8 @@ def test_hook_makes_the_context(pem: Path) -> None:
     context = build_ssl_context(cfg)
     assert contexts == [(cfg, context)]
     assert context is not None
-    assert handshake(context, ["http/1.1"]).selected_alpn_protocol() == "http/1.1"
+    client, _ = handshake(context, trusting_context(["http/1.1"]))
+    assert client.selected_alpn_protocol() == "http/1.1"
 
 
 def test_hook_may_give_the_password(pem: Path) -> None:

@@ -16,16 +16,19 @@ from typing import TYPE_CHECKING, Any
 from outrider.balance import STALE_AFTER_NS, room_to_accept
 from outrider.http1 import HTTP1Connection
 from outrider.http1_head import FORWARDED_FOR, NOTABLE
+from outrider.negotiation import Negotiation, http2_factory
 from outrider.proxy_protocol import NotProxy, ProxyHeader, ProxyMode, ProxyProtocolError, parse
 from outrider.runtime import ConnectionContext, name_peer
 from outrider.scoreboard import Field
+from outrider.seldom_log import SeldomLog
+from outrider.tls_handshake import Handshakes
 
 if TYPE_CHECKING:
-    import ssl
     from collections.abc import Coroutine
 
     from outrider.runtime import Address, Endpoint, Runtime
     from outrider.scoreboard import Row
+    from outrider.tls_certificates import TLS
 
 STEP_ASIDE = 0.002
 MOST_AT_ONCE = 16
@@ -35,26 +38,28 @@ OUT_OF_DESCRIPTORS_WARNING_PERIOD = 10.0
 _PEEK_SIZE = 4096
 _PEEK_AGAIN = 0.01
 _PEEK_SELDOM = 0.25
+
+ClientConnection = HTTP1Connection | Negotiation
 _OUT_OF_RESOURCES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
 class Listener:
     """One listening socket. It accepts between `resume` and `pause`, and for good until `close`."""
 
-    def __init__(self, runtime: Runtime, sock: socket.socket, row: Row, tls: ssl.SSLContext | None) -> None:
+    def __init__(self, runtime: Runtime, sock: socket.socket, row: Row, tls: TLS | None) -> None:
         self._runtime = runtime
         self._sock = sock
         self._row = row
         self._tls = tls
         self._endpoint = _describe(sock, tls)
         self._notable_to_proxies = NOTABLE | {FORWARDED_FOR} | runtime.config.secure_scheme_headers.keys()
-        self._handshake_timeout = runtime.config.header_timeout or None if tls else None
+        self._handshakes = Handshakes(runtime, tls) if tls else None
+        self._http2 = http2_factory() if runtime.config.http2 else None
+        self._warn = SeldomLog(runtime.log.warning, runtime.loop.time, OUT_OF_DESCRIPTORS_WARNING_PERIOD)
         self._accepting = False
         self._aside: asyncio.TimerHandle | None = None
         self._batch = 1
         self._fewest = 0
-        self._warn_again_at = 0.0
-        self._unreported = 0
         self._opening: set[asyncio.Task[None]] = set()
         sock.setblocking(False)
 
@@ -155,7 +160,9 @@ class Listener:
             return False
         except OSError as error:
             if error.errno in _OUT_OF_RESOURCES:
-                self._warn_of_resources(error)
+                self._warn(
+                    "Can't accept connections: %s. Raise the limit (ulimit -n) or lower worker_connections.", error
+                )
                 if self._accepting:
                     self._step_aside(OUT_OF_DESCRIPTORS_PAUSE)
                 return False
@@ -170,19 +177,6 @@ class Listener:
             self._spawn(self._open(sock, self._register(sock, peer, peer)))
         self._row[Field.CONNECTIONS] = self._runtime.held
         return True
-
-    def _warn_of_resources(self, error: OSError) -> None:
-        now = self._runtime.loop.time()
-        if now < self._warn_again_at:
-            self._unreported += 1
-            return
-        self._runtime.log.warning(
-            "Can't accept connections: %s. Raise the limit (ulimit -n) or lower worker_connections.%s",
-            error,
-            f" Not reported since the last warning: {self._unreported} more of these." if self._unreported else "",
-        )
-        self._warn_again_at = now + OUT_OF_DESCRIPTORS_WARNING_PERIOD
-        self._unreported = 0
 
     def _spawn(self, coro: Coroutine[Any, Any, None]) -> None:
         task = self._runtime.loop.create_task(coro)
@@ -204,31 +198,34 @@ class Listener:
         runtime.opening -= 1
         await self._open(sock, self._register(sock, client or peer, peer))
 
-    def _register(self, sock: socket.socket, client: Address | None, peer: Address | None) -> HTTP1Connection:
+    def _register(self, sock: socket.socket, client: Address | None, peer: Address | None) -> ClientConnection:
         """Make the connection and count it. Trust goes by the peer, which a PROXY header does not change."""
         runtime = self._runtime
         scheme, server = self._endpoint
         trusted = runtime.config.trusted_proxies.trusts(peer[0] if peer else None)
-        connection = HTTP1Connection(
-            ConnectionContext(
-                runtime=runtime,
-                client=client,
-                server=server or sock.getsockname()[:2],
-                scheme=scheme,
-                trusted_proxy=trusted,
-                notable=self._notable_to_proxies if trusted else NOTABLE,
-            )
+        context = ConnectionContext(
+            runtime=runtime,
+            client=client,
+            server=server or sock.getsockname()[:2],
+            scheme=scheme,
+            trusted_proxy=trusted,
+            notable=self._notable_to_proxies if trusted else NOTABLE,
         )
+        is_open_question = self._tls is not None or runtime.config.http2_cleartext
+        connection = Negotiation(context, self._tls, self._http2) if is_open_question else HTTP1Connection(context)
         runtime.connections.add(connection)
         return connection
 
-    async def _open(self, sock: socket.socket, connection: HTTP1Connection) -> None:
+    async def _open(self, sock: socket.socket, connection: ClientConnection) -> None:
+        handshakes = self._handshakes
         try:
-            await self._runtime.loop.connect_accepted_socket(
-                lambda: connection, sock, ssl=self._tls, ssl_handshake_timeout=self._handshake_timeout
-            )
+            if handshakes is None:
+                await self._runtime.loop.connect_accepted_socket(lambda: connection, sock)
+            else:
+                await handshakes.open(sock, connection)
         except OSError as error:  # ssl.SSLError and TimeoutError are such
-            self._runtime.log.debug("Connection from %s not opened: %s", name_peer(connection.client), error)
+            if handshakes is not None:
+                handshakes.report(connection.client, error)
             sock.close()
             connection.connection_lost(None)
 
@@ -275,7 +272,7 @@ def _resolve(future: asyncio.Future[None]) -> None:
         future.set_result(None)
 
 
-def _describe(sock: socket.socket, tls: ssl.SSLContext | None) -> tuple[str, Endpoint | None]:
+def _describe(sock: socket.socket, tls: TLS | None) -> tuple[str, Endpoint | None]:
     """Scheme and ASGI `server` of a listener; None where each connection has its own local address."""
     scheme = "https" if tls else "http"
     name = sock.getsockname()

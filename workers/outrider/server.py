@@ -15,12 +15,12 @@ from outrider.scoreboard import Field, WorkerState
 
 if TYPE_CHECKING:
     import socket
-    import ssl
     from collections.abc import Callable, Sequence
 
     from outrider.lifespan import Lifespan
     from outrider.runtime import Runtime
     from outrider.scoreboard import Row
+    from outrider.tls_certificates import TLS
 
 SWEEP_PERIOD = 0.5
 QUICK_STOP = 0.5
@@ -49,8 +49,9 @@ class Stop(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Hooks:
-    """What the worker does for the server on each tick, and when it begins to stop."""
+    """What the worker does for the server: before it accepts, on each tick, and when it begins to stop."""
 
+    booted: Callable[[], None]
     tick: Callable[[], None]
     expect_end_by: Callable[[float], None]
 
@@ -62,13 +63,14 @@ class Server:
         self,
         runtime: Runtime,
         sockets: Sequence[socket.socket],
-        tls: ssl.SSLContext | None,
+        tls: TLS | None,
         row: Row,
         lifespan: Lifespan,
         hooks: Hooks,
         tick_period: float,
     ) -> None:
         self._runtime = runtime
+        self._tls = tls
         self._row = row
         self._lifespan = lifespan
         self._hooks = hooks
@@ -103,6 +105,7 @@ class Server:
         try:
             is_ready = await self._boot(probe_path)
             if is_ready:
+                self._hooks.booted()
                 self._runtime.renew_spawn()
                 self._row[Field.STATE] = WorkerState.READY
                 self._note_change()
@@ -164,6 +167,8 @@ class Server:
                 writer.check_write_progress(now)
             for connection_without_input in list(runtime.half_closed):
                 connection_without_input.check_client()
+            if self._tls is not None:
+                self._tls.look(runtime.loop)
             if runtime.draining:
                 self._notify_streams(last_call=now >= self._last_call_at)
 
@@ -176,6 +181,7 @@ class Server:
         row[Field.HEARTBEAT] = time.monotonic_ns()
         row[Field.IN_FLIGHT] = len(runtime.streams)
         row[Field.CONNECTIONS] = runtime.held
+        row[Field.WEBSOCKETS] = runtime.websockets
         row[Field.REQUESTS] = counters.requests
         row[Field.ERRORS_5XX] = counters.errors_5xx
         row[Field.BYTES_IN] = counters.bytes_in

@@ -13,11 +13,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-import trustme
+from gunicorn.config import Config
 
 from outrider.listener import Listener
 from outrider.runtime import ASGIApp, Runtime
 from outrider.scoreboard import Field, Row, Scoreboard, WorkerState
+from outrider.settings import OutriderSettings
+from outrider.tls_certificates import TLS
+from outrider_testing.certificates import Authority, trusting_context
 from outrider_testing.fakes import Answer, DrivenApp, FakeLog, ManualLoop, make_runtime, parse_answers
 from outrider_testing.waiting import until
 
@@ -139,12 +142,10 @@ class Peer:
 class TLSPeer(Peer):
     """A client that speaks TLS once `handshake` has been called."""
 
-    def handshake(self) -> None:
-        """Begin TLS, wherever the connection is."""
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-        tls = context.wrap_socket(self.sock, do_handshake_on_connect=False)
+    def handshake(self, context: ssl.SSLContext | None = None, server_name: str | None = None) -> None:
+        """Begin TLS, wherever the connection is; without a context of the client's own, it trusts everybody."""
+        context = context or trusting_context()
+        tls = context.wrap_socket(self.sock, do_handshake_on_connect=False, server_hostname=server_name)
         self.sock = tls
 
         def is_done() -> bool:
@@ -189,7 +190,7 @@ class Scene:
         loop: ManualLoop,
         sock: ScriptedSocket | None = None,
         app: ASGIApp | None = None,
-        tls: ssl.SSLContext | None = None,
+        tls: TLS | None = None,
         **config: Any,
     ) -> None:
         self.loop = loop
@@ -268,11 +269,21 @@ class FakeLifespan:
         await asyncio.wait({self.over}, timeout=timeout)
 
 
-def make_certificate(directory: Path) -> ssl.SSLContext:
-    """A server's TLS context with a new key and a certificate of its own."""
-    issued = trustme.CA().issue_cert("localhost")
-    pem = directory / "server.pem"
-    issued.private_key_and_cert_chain_pem.write_to_path(pem)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(pem)
-    return context
+def make_tls(directory: Path, **settings: Any) -> TLS:
+    """TLS with a new key and a certificate of its own, and with these settings of gunicorn and Outrider."""
+    certfile, keyfile = Authority().write_pair(directory, "server", "localhost")
+    return configure_tls(certfile=certfile, keyfile=keyfile, **settings)
+
+
+def configure_tls(log: FakeLog | None = None, **settings: Any) -> TLS:
+    """TLS with these settings of gunicorn and Outrider."""
+    cfg = Config()
+    own = {}
+    for name, value in settings.items():
+        if name in OutriderSettings.__slots__:
+            own[name] = value
+        else:
+            cfg.set(name, str(value) if isinstance(value, Path) else value)
+    tls = TLS.from_gunicorn(cfg, OutriderSettings(**own), log or FakeLog())
+    assert tls is not None
+    return tls

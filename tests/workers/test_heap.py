@@ -1,0 +1,28 @@
+"""The garbage collector leaves alone what the boot has made."""
+
+from __future__ import annotations
+
+import gc
+
+from outrider.heap import freeze_boot_objects
+
+
+class Cycle:
+    """Something that only the collector can free."""
+
+    def __init__(self) -> None:
+        self.itself = self
+
+
+def test_boot_objects_are_frozen_and_boot_garbage_is_not_kept() -> None:
+    kept = [Cycle()]
+    Cycle()
+    try:
+        freeze_boot_objects()
+        watched = gc.get_objects()
+        assert gc.get_freeze_count() > 0
+        assert not any(each is kept for each in watched)
+        assert not any(isinstance(each, Cycle) for each in watched)
+    finally:
+        gc.unfreeze()
+    assert sum(isinstance(each, Cycle) for each in gc.get_objects()) == 1
