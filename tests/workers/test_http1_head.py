@@ -15,6 +15,7 @@ from outrider.runtime import (
     EXPECTS_CONTINUE,
     HEAD,
     HTTP10,
+    HTTP_EXTENSIONS,
     PERSISTENT,
     UPGRADE,
     ConnectionContext,
@@ -98,6 +99,7 @@ def test_scope_says_what_was_asked(loop: ManualLoop, odd: bool) -> None:
         "headers": [(b"host", b"a"), (b"accept", b"x"), (b"accept", b"y")],
         "client": CLIENT,
         "server": SERVER,
+        "extensions": HTTP_EXTENSIONS,
     }
     assert DRAIN_STATE_KEY in state
     assert flags == PERSISTENT
@@ -116,6 +118,18 @@ def test_scope_of_each_request_is_its_own(loop: ManualLoop) -> None:
     assert scopes[0]["state"]["pool"] is scopes[1]["state"]["pool"] is pool
     assert scopes[0]["asgi"] is not scopes[1]["asgi"]
     assert scopes[0]["headers"] is not scopes[1]["headers"]
+    assert scopes[0]["extensions"] is not scopes[1]["extensions"]
+
+
+def test_http10_has_no_trailers_and_no_hints(loop: ManualLoop) -> None:
+    scope, _ = accepted(loop, get(version=b"1.0"))
+    assert scope["extensions"] == {"http.response.pathsend": {}, "http.response.zerocopysend": {}}
+    assert accepted(loop, get())[0]["extensions"] == HTTP_EXTENSIONS
+
+
+def test_debug_extension_is_there_where_it_was_asked_for(loop: ManualLoop) -> None:
+    scope, _ = accepted(loop, get(), debug_extension=True)
+    assert scope["extensions"] == HTTP_EXTENSIONS | {"http.response.debug": {}}
 
 
 @pytest.mark.parametrize("method", ["HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "PROPFIND", "M-SEARCH"])
@@ -123,6 +137,11 @@ def test_scope_has_the_method(loop: ManualLoop, method: str) -> None:
     scope, flags = accepted(loop, get(method=method.encode()))
     assert scope["method"] == method
     assert flags == PERSISTENT | (HEAD if method == "HEAD" else 0)
+
+
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+def test_scope_has_the_version(loop: ManualLoop, version: str) -> None:
+    assert accepted(loop, get(version=version.encode()))[0]["http_version"] == version
 
 
 def test_root_path_comes_before_the_path(loop: ManualLoop) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import pytest
 
+from outrider import tls_closing
 from outrider.http1_response import WRITE_HIGH_WATER
 from outrider_testing.fakes import Client, ManualLoop, constant, make_context
 
@@ -38,7 +40,6 @@ def test_lost_connection_ends_the_wait(loop: ManualLoop) -> None:
     client.lose()
     assert sending.done()
     assert client.runtime.blocked_writers == set()
-    assert client.connection.wait_writable() is None
 
 
 # -- deadlines
@@ -91,6 +92,26 @@ def test_client_that_takes_enough_is_not_aborted(loop: ManualLoop) -> None:
         client.sweep(30)
     assert not client.transport.was_aborted()
     client.take(2999)
+    client.sweep(30)
+    assert client.transport.was_aborted()
+
+
+def test_client_whose_kernel_takes_enough_is_not_aborted_although_the_transport_notices_nothing(
+    loop: ManualLoop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    acknowledged = 0
+
+    def tcp_info(_: object) -> bytes:
+        return bytes(120) + acknowledged.to_bytes(8, sys.byteorder)
+
+    monkeypatch.setattr(tls_closing, "_tcp_info", tcp_info)
+    client = stream_to_a_client_that_does_not_read(loop, write_timeout=30, min_body_rate=100)
+    client.call.sending({"type": "http.response.body", "body": bytes(10 * WRITE_HIGH_WATER), "more_body": True})
+    for _ in range(5):
+        acknowledged += 3000
+        client.sweep(30)
+    assert not client.transport.was_aborted()
+    acknowledged += 2999
     client.sweep(30)
     assert client.transport.was_aborted()
 

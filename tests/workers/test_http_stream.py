@@ -79,6 +79,16 @@ def test_continue_is_sent_when_the_app_first_receives(exchange: Exchange) -> Non
     assert exchange.wire.events == ["continue"]
 
 
+def test_continue_is_not_sent_behind_the_head_of_the_response(exchange: Exchange) -> None:
+    exchange.stream.expects_continue = True
+    exchange.call.send(START)
+    receiving = exchange.call.receiving()
+    assert exchange.wire.events == [(200, b"", b"", True)]
+    exchange.stream.feed_body(b"sent all the same")
+    exchange.loop.run_ready()
+    assert receiving.result()["body"] == b"sent all the same"
+
+
 def test_continue_is_not_sent_once_the_body_has_begun(exchange: Exchange) -> None:
     exchange.stream.expects_continue = True
     exchange.stream.feed_body(b"a")
@@ -134,8 +144,6 @@ def test_status_that_is_not_final_is_an_error(exchange: Exchange, status: Any) -
         ([START_WITH_LENGTH], START, "started"),
         ([START], START, "streaming"),
         ([START], {"type": "lifespan.startup.complete"}, "streaming"),
-        ([START, BODY], BODY, "complete"),
-        ([START, BODY], START, "complete"),
     ],
 )
 def test_message_out_of_order_is_an_error(exchange: Exchange, before: list[Any], message: Any, state: str) -> None:
@@ -143,6 +151,29 @@ def test_message_out_of_order_is_an_error(exchange: Exchange, before: list[Any],
         exchange.call.send(earlier)
     with pytest.raises(RuntimeError, match=f"'{message['type']}' was sent while the response was {state}"):
         exchange.call.send(message)
+
+
+@pytest.mark.parametrize(
+    "before, message",
+    [
+        ([], {}),
+        ([], {"type": "http.response.start"}),
+        ([], {"type": "http.response.early_hint"}),
+        ([START], {"type": "http.response.pathsend"}),
+        ([START], {"type": "http.response.zerocopysend"}),
+    ],
+)
+def test_message_without_a_required_key_is_an_error(exchange: Exchange, before: list[Any], message: Any) -> None:
+    for earlier in before:
+        exchange.call.send(earlier)
+    with pytest.raises(KeyError):
+        exchange.call.send(message)
+
+
+def test_additional_keys_are_no_error(exchange: Exchange) -> None:
+    exchange.call.send(START_WITH_LENGTH | {"reason": "fine"})
+    exchange.call.send(BODY | {"body": b"text", "encoding": "utf-8"})
+    assert exchange.wire.events == [(200, b"content-length: 4\r\n", b"text", False), "complete"]
 
 
 def test_late_receive_tells_of_the_end(exchange: Exchange) -> None:

@@ -13,7 +13,7 @@ from typing import Any, cast
 
 import pytest
 
-from outrider.runtime import DRAIN_STATE_KEY, PERSISTENT, Connection, Runtime, Stream
+from outrider.runtime import DRAIN_STATE_KEY, MOST_DESCRIBED, PERSISTENT, Connection, Runtime, Stream
 from outrider_testing.fakes import ManualLoop, constant, make_context, make_runtime
 
 variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="default")
@@ -42,6 +42,17 @@ def test_requests_in_flight_are_described(runtime: Runtime) -> None:
 def test_request_over_a_unix_socket_is_described(runtime: Runtime) -> None:
     runtime.streams.add(cast("Stream", FakeStream("/a", None, 0.0)))
     assert runtime.describe_streams() == ["GET /a from a unix socket, 0.0 s"]
+
+
+def test_websockets_are_described_last_and_the_list_has_an_end(runtime: Runtime) -> None:
+    for number in range(MOST_DESCRIBED):
+        idle = FakeStream(f"/{number}", None, 0.0)
+        idle.scope = {"type": "websocket", "raw_path": b"/w", "client": None}
+        runtime.streams.add(cast("Stream", idle))
+    runtime.streams.add(cast("Stream", FakeStream("/a", None, 0.0)))
+    first, *_, last = runtime.describe_streams()
+    assert first.startswith("GET /a")
+    assert last == "and 1 more"
 
 
 def test_connections_that_are_not_identified_yet_are_held(runtime: Runtime) -> None:

@@ -73,6 +73,12 @@ class InvalidResponse(RuntimeError):
     """The application sent a response that may not go on the wire; the message says which part."""
 
 
+def wrong_length(left: int) -> str:
+    """How a body misses its Content-Length, for the message of an `InvalidResponse`: `left` bytes, maybe negative."""
+    how = "longer" if left < 0 else "shorter"
+    return f"the response body is {abs(left)} bytes {how} than its Content-Length"
+
+
 # Validated headers and their lines. A plain dictionary, because its `get` then runs in C for each header.
 _lines: dict[HeaderPair, bytes] = {}
 _known_line = _lines.get

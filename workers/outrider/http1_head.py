@@ -26,7 +26,9 @@ _NOT_HTTP = frozenset(
     b"CONNECT SOURCE DESCRIBE ANNOUNCE SETUP PLAY PAUSE TEARDOWN GET_PARAMETER SET_PARAMETER REDIRECT RECORD "
     b"FLUSH".split()
 )
-_ASGI = {"version": "3.0", "spec_version": "2.5"}
+# It has neither chunks for trailers to follow, nor interim responses.
+_NOT_IN_HTTP10 = ("http.response.trailers", "http.response.early_hint")
+ASGI = {"version": "3.0", "spec_version": "2.5"}
 _known_target = rules.known_targets.get
 _known_hosts = rules.known_hosts
 _LINE_FRAME = len("  HTTP/1.1")
@@ -51,16 +53,18 @@ def interpret(
     Raises:
         rules.BadRequest: the head may not be served; it has the status to answer with.
     """
-    config = context.runtime.config
+    runtime = context.runtime
+    config = runtime.config
     method = parser.get_method()
     count = len(headers)
     if count > config.limit_request_fields:
         raise rules.BadRequest(431, "more header fields than limit_request_fields")
     if odd:
-        _check_line(config, method, url)
-        headers = _normalise(context, headers)
+        check_line(config, method, url)
+        headers = normalise(context, headers)
         count = len(headers)
     scope = context.scope_template.copy()
+    scope["extensions"] = scope["extensions"].copy()
     flags = context.flags
     path, raw_path, query_string, authority = _known_target(url) or rules.split_target(url, method)
     fields = dict(headers)
@@ -74,18 +78,18 @@ def interpret(
         # RFC 9112 §3.2.2: the authority of an absolute-form target replaces Host.
         headers = [(b"host", authority), *(pair for pair in headers if pair[0] != b"host")]
     if method != b"GET":
-        scope["method"] = METHODS.get(method) or _uncommon_method(method)
+        scope["method"] = METHODS.get(method) or uncommon_method(method)
         if method == b"HEAD":
             flags |= HEAD
     if config.root_path and url != b"*":
         path = config.root_path + path
         raw_path = config.root_path.encode() + raw_path
-    scope["asgi"] = _ASGI.copy()
+    scope["asgi"] = ASGI.copy()
     scope["path"] = path
     scope["raw_path"] = raw_path
     scope["query_string"] = query_string
     scope["headers"] = headers
-    scope["state"] = context.runtime.state.copy()
+    scope["state"] = runtime.state.copy()
     return scope, flags
 
 
@@ -96,12 +100,17 @@ def _check_host(fields: dict[bytes, bytes], scope: Scope) -> None:
         raise rules.BadRequest(400, "an HTTP/1.1 request without Host")
 
 
-def _check_line(config: ServerConfig, method: bytes, url: bytes) -> None:
+def check_line(config: ServerConfig, method: bytes, url: bytes) -> None:
+    """Hold a request line to `limit_request_line`.
+
+    Raises:
+        rules.BadRequest: it is longer.
+    """
     if config.limit_request_line and len(method) + len(url) + _LINE_FRAME > config.limit_request_line:
         raise rules.BadRequest(414, "the request line is longer than limit_request_line")
 
 
-def _normalise(context: ConnectionContext, headers: list[HeaderPair]) -> list[HeaderPair]:
+def normalise(context: ConnectionContext, headers: list[HeaderPair]) -> list[HeaderPair]:
     """Strip white space that llhttp leaves after values (RFC 9112 §5.1), check sizes, apply `header_map`."""
     config = context.runtime.config
     rules.check_field_sizes(headers, config.limit_request_field_size)
@@ -128,6 +137,8 @@ def _examine(
             flags = 0
         flags |= HTTP10
         scope["http_version"] = version
+        for name in _NOT_IN_HTTP10:
+            del scope["extensions"][name]
     if parser.should_upgrade():
         flags |= UPGRADE
     if b"transfer-encoding" in fields:
@@ -136,11 +147,11 @@ def _examine(
         rules.check_expectation(fields[b"expect"])
         flags |= EXPECTS_CONTINUE
     if context.trusted_proxy:
-        _believe_proxy(context, headers, fields, scope)
+        believe_proxy(context, headers, fields, scope)
     return flags
 
 
-def _believe_proxy(
+def believe_proxy(
     context: ConnectionContext, headers: list[HeaderPair], fields: dict[bytes, bytes], scope: Scope
 ) -> None:
     """Put scheme and client into the scope as a trusted proxy reports them."""
@@ -154,7 +165,12 @@ def _believe_proxy(
         raise rules.BadRequest(400, str(error)) from error
 
 
-def _uncommon_method(method: bytes) -> str:
+def uncommon_method(method: bytes) -> str:
+    """The name of a method that is not in `METHODS`.
+
+    Raises:
+        rules.BadRequest: it is none of HTTP, although llhttp knows it, or CONNECT.
+    """
     if method in _NOT_HTTP:
         raise rules.BadRequest(501, f"the method {method.decode()} is not implemented")
     return method.decode("ascii")

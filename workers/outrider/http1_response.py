@@ -11,12 +11,19 @@ from abc import abstractmethod
 from contextlib import suppress
 from enum import Enum
 from http import HTTPStatus
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
-from outrider.http1_encoding import STATUS_LINES, EncodedFields, InvalidResponse, encode_fields
+from outrider.http1_encoding import STATUS_LINES, EncodedFields, InvalidResponse, encode_fields, wrong_length
+from outrider.http_extensions import ClientDisconnected
 from outrider.runtime import HEAD, HTTP10, PERSISTENT, name_peer
+from outrider.tls_closing import LINGER as TLS_LINGER
+from outrider.tls_closing import measure_backlog
 
 if TYPE_CHECKING:
+    from collections.abc import Coroutine, Iterable
+
+    from outrider.file_region import FileRegion
+    from outrider.http1_encoding import HeaderPair
     from outrider.http_stream import HTTPStream
     from outrider.runtime import Address, ConnectionContext
 
@@ -24,6 +31,8 @@ FOREVER = math.inf
 # A larger piece of body is handed to the transport as it is: joining it to its framing would copy it.
 JOINED_BODY = 8192
 WRITE_HIGH_WATER = 131072
+# What is written to a full socket to learn when it has room again.
+PROBE = 16384
 
 # Plain numbers: comparing with an IntEnum costs several times as much.
 _BODILESS = frozenset((int(HTTPStatus.NO_CONTENT), int(HTTPStatus.NOT_MODIFIED)))
@@ -47,11 +56,15 @@ _NONE, _LENGTH, _CHUNKED, _CLOSE = Framing
 
 
 class Reading(Enum):
-    """What the next bytes from the client are. NOTHING: they are thrown away until the connection closes."""
+    """What the next bytes from the client are. NOTHING: they are thrown away until the connection closes.
+
+    HANDSHAKE: those of a WebSocket, which the application has not accepted yet.
+    """
 
     IDLE = "idle"
     HEAD = "head"
     BODY = "body"
+    HANDSHAKE = "handshake"
     NOTHING = "nothing"
 
 
@@ -109,10 +122,11 @@ class ResponseWriter(asyncio.Protocol):
             head, body = self._frame(status, head, length, flags, body, more)
         else:
             left = length - len(body)
-            if left < 0 or (left and not more):
-                raise InvalidResponse(_wrong_length(left))
-            self._left = left
-            self._framing = _LENGTH
+            if left or more:
+                if left < 0 or not more:
+                    raise InvalidResponse(wrong_length(left))
+                self._left = left
+                self._framing = _LENGTH
         runtime = self._runtime
         is_common = flags == PERSISTENT and self._reading is _IDLE and not (runtime.draining or runtime.shed)
         if close or (not is_common and self._is_last(stream)):
@@ -142,7 +156,7 @@ class ResponseWriter(asyncio.Protocol):
         if length is not None:
             left = length - len(body)
             if left < 0 or (left and not more):
-                raise InvalidResponse(_wrong_length(left))
+                raise InvalidResponse(wrong_length(left))
             self._left = left
             self._framing = _LENGTH
             return head, body
@@ -166,14 +180,34 @@ class ResponseWriter(asyncio.Protocol):
                 return
             body = _chunk(body, more)
         elif framing is _LENGTH:
-            left = self._left - len(body)
-            if left < 0 or (left and not more):
-                raise InvalidResponse(_wrong_length(left))
-            self._left = left
+            self._take_from_length(len(body), more)
         elif framing is _NONE:
             return
         if body:
             self._write(body)
+
+    def send_trailers(self, stream: HTTPStream, headers: Iterable[HeaderPair]) -> None:
+        """End the message; only a chunked one can have trailers (RFC 9112 §7.1.2).
+
+        Raises:
+            InvalidResponse: a field is invalid, or the body is shorter than its Content-Length; nothing was written.
+        """
+        fields = encode_fields(headers)[0]
+        if self._framing is _CHUNKED:
+            self._write(b"0\r\n%b\r\n" % fields)
+        elif self._framing is _LENGTH and self._left:
+            raise InvalidResponse(wrong_length(self._left))
+
+    def send_file(self, stream: HTTPStream, region: FileRegion, more: bool) -> Coroutine[Any, Any, None] | None:
+        """Have the kernel send part of a file as the next piece of body; it can't encrypt."""
+        if self._context.scheme == "https":
+            return None
+        return self._send_file(region, more)
+
+    def send_informational(self, stream: HTTPStream, status: int, headers: Iterable[HeaderPair]) -> None:
+        """Write an interim response (RFC 9110 §15.2); a client of HTTP/1.0 would take it for the final one."""
+        if not stream.flags & HTTP10:
+            self._write(b"".join((STATUS_LINES[status], encode_fields(headers)[0], b"\r\n")))
 
     def send_continue(self, stream: HTTPStream) -> None:
         """Write the interim response 100 (RFC 9110 §10.1.1)."""
@@ -187,16 +221,58 @@ class ResponseWriter(asyncio.Protocol):
         else:
             self._close()
 
-    def wait_writable(self) -> asyncio.Future[None] | None:
+    def wait_writable(self, stream: HTTPStream) -> asyncio.Future[None] | None:
         """A future to await before more is written, or None when the transport takes more now."""
         return self._writable
+
+    async def _send_file(self, region: FileRegion, more: bool) -> None:
+        framing = self._framing
+        if framing is _NONE:
+            return
+        if framing is _LENGTH:
+            self._take_from_length(region.left, more)
+        elif framing is _CHUNKED:
+            self._write(b"%x\r\n" % region.left)
+        transport = self._transport
+        # Nothing may wait in the transport while the kernel is told to send more.
+        transport.set_write_buffer_limits(high=0)
+        try:
+            await self._pump(region)
+        finally:
+            if not transport.is_closing():
+                transport.set_write_buffer_limits(high=WRITE_HIGH_WATER)
+        if framing is _CHUNKED:
+            self._write(b"\r\n" if more else b"\r\n0\r\n\r\n")
+
+    async def _pump(self, region: FileRegion) -> None:
+        """Send with the kernel while the socket takes it.
+
+        When it takes no more, a small piece goes through the transport, which then tells when there is room again and
+        keeps the write deadline meanwhile. The transport also gets what the kernel can't send, and it finds out that
+        the connection is broken.
+        """
+        loop = self._runtime.loop
+        sock = cast("socket.socket", self._transport.get_extra_info("socket"))
+        while region.left:
+            if self._writable is not None:
+                await asyncio.shield(self._writable)
+            if self._transport.is_closing():
+                raise ClientDisconnected("the client has disconnected")
+            try:
+                self._runtime.counters.bytes_out += await region.send(loop, sock.fileno())
+            except OSError:
+                data = await region.read(loop, PROBE)
+                if not self._transport.is_closing():
+                    self._write(data)
+            else:
+                await asyncio.sleep(0)  # other connections have their turn
 
     # -- what the transport and the sweep call
 
     def pause_writing(self) -> None:
         """The transport holds more than it should: `send()` waits from now on."""
         self._writable = self._runtime.loop.create_future()
-        self._stall_mark = (self._runtime.now, self._transport.get_write_buffer_size())
+        self._stall_mark = (self._runtime.now, self._backlog())
         self._runtime.blocked_writers.add(self)
 
     def resume_writing(self) -> None:
@@ -212,7 +288,7 @@ class ResponseWriter(asyncio.Protocol):
         window = self._config.write_timeout
         if not window or now - since < window:
             return
-        holds = self._transport.get_write_buffer_size()
+        holds = self._backlog()
         if held - holds < max(1, self._config.min_body_rate * window):
             self._runtime.log.info("Client %s does not read its response: aborted", name_peer(self.client))
             self.abort()
@@ -234,6 +310,12 @@ class ResponseWriter(asyncio.Protocol):
     def _is_last(self, stream: HTTPStream) -> bool:
         """Whether no further request will be answered on this connection."""
 
+    def _take_from_length(self, size: int, more: bool) -> None:
+        left = self._left - size
+        if left < 0 or (left and not more):
+            raise InvalidResponse(wrong_length(left))
+        self._left = left
+
     def _write(self, data: bytes) -> None:
         self._runtime.counters.bytes_out += len(data)
         self._transport.write(data)
@@ -244,9 +326,15 @@ class ResponseWriter(asyncio.Protocol):
 
     def _close(self) -> None:
         """Close when everything is sent; a client that does not take it has until the write deadline."""
-        self.deadline = self._deadline_in(self._config.write_timeout)
-        self._stall_mark = (self._runtime.now, self._transport.get_write_buffer_size())
+        self.deadline = self._closing_deadline()
+        self._stall_mark = (self._runtime.now, self._backlog())
         self._transport.close()
+
+    def _closing_deadline(self) -> float:
+        return self._deadline_in(self._config.write_timeout if self._context.tls is None else TLS_LINGER)
+
+    def _backlog(self) -> int:
+        return measure_backlog(self._transport)
 
     def _deadline_in(self, seconds: float) -> float:
         return self._runtime.now + seconds if seconds else FOREVER
@@ -257,8 +345,3 @@ def _chunk(body: bytes, more: bool) -> bytes:
     if not body:
         return b"" if more else b"0\r\n\r\n"
     return b"%x\r\n%b%b" % (len(body), body, b"\r\n" if more else b"\r\n0\r\n\r\n")
-
-
-def _wrong_length(left: int) -> str:
-    how = "longer" if left < 0 else "shorter"
-    return f"the response body is {abs(left)} bytes {how} than its Content-Length"

@@ -13,12 +13,13 @@ HeaderPair = tuple[bytes, bytes]
 
 
 class BadRequest(Exception):  # named after the status it becomes
-    """A request that is answered by the server itself, after which the connection closes."""
+    """A request that is answered by the server itself, after which the connection closes. `fields` go with that."""
 
-    def __init__(self, status: int, reason: str) -> None:
+    def __init__(self, status: int, reason: str, fields: tuple[HeaderPair, ...] = ()) -> None:
         super().__init__(reason)
         self.status = status
         self.reason = reason
+        self.fields = fields
 
 
 # Decoded path, raw path, query string, and the authority of an absolute-form target (RFC 9112 §3.2.2) or None.

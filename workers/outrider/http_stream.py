@@ -10,39 +10,23 @@ from collections.abc import Iterable
 from enum import Enum
 from http import HTTPStatus
 from inspect import CORO_CREATED, getcoroutinestate
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from outrider.errors import Aborted
+from outrider.http_extensions import ON_THE_WIRE, ClientDisconnected, ExtendedResponse, Response, Wire
 from outrider.runtime import name_request
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
-    from outrider.http1_encoding import EncodedFields, HeaderPair
+    from outrider.http1_encoding import HeaderPair
     from outrider.runtime import Message, Runtime, Scope, Spawn
+
+__all__ = ["CLIENT_CLOSED_REQUEST", "HIGH_WATER", "ON_THE_WIRE", "ClientDisconnected", "HTTPStream", "Response", "Wire"]
 
 HIGH_WATER = 65536
 # What the access log shows for a client that left before there was a status; nginx's number, in no registry.
 CLIENT_CLOSED_REQUEST = 499
-
-
-class ClientDisconnected(OSError):
-    """`send()` after the client went away (ASGI HTTP spec 2.4)."""
-
-
-class Wire(Protocol):
-    """What a stream asks of the connection that carries it."""
-
-    def encode(self, headers: Iterable[HeaderPair]) -> EncodedFields: ...
-    def send_response(
-        self, stream: HTTPStream, status: int, fields: EncodedFields, body: bytes, more: bool
-    ) -> None: ...
-    def send_body(self, stream: HTTPStream, body: bytes, more: bool) -> None: ...
-    def send_continue(self, stream: HTTPStream) -> None: ...
-    def response_complete(self, stream: HTTPStream) -> None: ...
-    def cut(self, stream: HTTPStream) -> None: ...
-    def body_consumed(self) -> None: ...
-    def wait_writable(self) -> asyncio.Future[None] | None: ...
 
 
 class Request(Enum):
@@ -53,22 +37,12 @@ class Request(Enum):
     DELIVERED = "delivered"
 
 
-class Response(Enum):
-    """How far the response is. CUT: the connection was broken off under it."""
-
-    PENDING = "pending"
-    STARTED = "started"
-    STREAMING = "streaming"
-    COMPLETE = "complete"
-    CUT = "cut"
-
-
 # Module names, because reaching through the Enum class costs a lookup on every message.
 _RECEIVING, _RECEIVED, _DELIVERED = Request
-_PENDING, _STARTED, _STREAMING, _COMPLETE, _CUT = Response
+_PENDING, _STARTED, _STREAMING, _, _TRAILING, _COMPLETE, _CUT = Response
 
 
-class HTTPStream:
+class HTTPStream(ExtendedResponse):
     """One application call.
 
     `flags` belongs to the wire. `buffered` is the bytes of request body that wait for `receive()`;
@@ -77,36 +51,26 @@ class HTTPStream:
 
     __slots__ = (
         "_body",
-        "_disconnected",
-        "_fields",
         "_headers",
         "_request",
-        "_runtime",
-        "_status",
         "_task",
         "_token",
         "_told_to_end",
         "_waiter",
-        "_wire",
         "buffered",
         "expects_continue",
         "flags",
-        "response",
-        "scope",
-        "sent",
         "started_at",
     )
 
-    _status: int
     _headers: Iterable[HeaderPair]
-    _fields: EncodedFields
     _token: Any
     started_at: float
 
     def __init__(self, runtime: Runtime, wire: Wire, scope: Scope, flags: int) -> None:
         self._runtime = runtime
         self._wire = wire
-        self._body: list[bytes] = []
+        self._body: list[bytes] | None = None
         self._request = _RECEIVING
         self._disconnected = False
         self._told_to_end = False
@@ -140,7 +104,10 @@ class HTTPStream:
         if self.response is _COMPLETE or self.response is _CUT:
             return
         self.expects_continue = False
-        self._body.append(data)
+        if self._body is None:
+            self._body = [data]
+        else:
+            self._body.append(data)
         self.buffered += len(data)
         if self._waiter is not None:
             self._wake()
@@ -199,7 +166,7 @@ class HTTPStream:
                 return self._take_body()
             if self._told_to_end:
                 return {"type": "http.disconnect"}
-            if self.expects_continue:
+            if self.expects_continue and self.response not in ON_THE_WIRE:
                 self.expects_continue = False
                 self._wire.send_continue(self)
             if self._waiter is None:
@@ -224,15 +191,17 @@ class HTTPStream:
             if type(body) is not bytes:
                 body = bytes(memoryview(body))  # unlike bytes() alone, this refuses a number
             wire = self._wire
+            unfinished = more or self._trailers is not None
             if response is _STARTED:
-                wire.send_response(self, self._status, self._fields, body, more)
-                self.response = _STREAMING
+                wire.send_response(self, self._status, self._fields, body, unfinished)
             else:
-                wire.send_body(self, body, more)
+                wire.send_body(self, body, unfinished)
             self.sent += len(body)
-            if not more:
+            if not unfinished:
                 self._complete()
-            elif (writable := wire.wait_writable()) is not None:
+                return
+            self.response = _STREAMING if more else _TRAILING
+            if (writable := wire.wait_writable(self)) is not None:
                 # Shielded for the same reason as in receive().
                 await asyncio.shield(writable)
         elif kind == "http.response.start" and response is _PENDING:
@@ -242,26 +211,27 @@ class HTTPStream:
             self._headers = headers = message.get("headers", ())
             self._fields = fields = self._wire.encode(headers)
             self.response = _STARTED
+            self._trailers = [] if "trailers" in message and message["trailers"] else None  # noqa: RUF019  # faster
             if fields[1] is None:
                 # The first piece of a body without length may be long in coming: the head does not wait for it.
                 self._send_head(b"", more=True)
         else:
-            raise RuntimeError(f"{kind!r} was sent while the response was {response.value}")
+            await self._send_extension(kind, message)
 
     def _send_head(self, body: bytes, more: bool) -> None:
         self._wire.send_response(self, self._status, self._fields, body, more)
         self.response = _STREAMING
 
     def _take_body(self) -> Message:
-        body = self._body
+        body = self._body or ()
         data = body[0] if len(body) == 1 else b"".join(body)
         was_full = self.buffered > HIGH_WATER
-        self._body = []
+        self._body = None
         self.buffered = 0
         if self._request is _RECEIVED:
             self._request = _DELIVERED
         elif was_full:
-            self._wire.body_consumed()
+            self._wire.body_consumed(self)
         return {"type": "http.request", "body": data, "more_body": self._request is _RECEIVING}
 
     # -- inside
@@ -317,7 +287,7 @@ class HTTPStream:
             self._send_head(body, more=False)
             self.sent = len(body)
             self._complete()
-        elif self.response is _STREAMING:
+        elif self.response in ON_THE_WIRE:
             self.response = _CUT
             self._account()
             self._wire.cut(self)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
+from outrider.heap import keep_freed_memory
 from outrider.http1_encoding import DefaultHeaders
 
 if TYPE_CHECKING:
@@ -32,9 +33,19 @@ HTTP10 = 4
 UPGRADE = 8
 EXPECTS_CONTINUE = 16
 
-_LARGE_BLOCK = 4 << 20
+# How many streams a log names.
+MOST_DESCRIBED = 100
 
 DRAIN_STATE_KEY = "outrider_drain"
+
+# scope["extensions"]; each request gets a copy.
+HTTP_EXTENSIONS: dict[str, dict[str, Any]] = {
+    "http.response.trailers": {},
+    "http.response.pathsend": {},
+    "http.response.zerocopysend": {},
+    "http.response.early_hint": {},
+}
+DEBUG_EXTENSIONS = HTTP_EXTENSIONS | {"http.response.debug": {}}
 
 
 class Log(Protocol):
@@ -100,7 +111,8 @@ class Runtime:
 
     `now` is a coarse monotonic clock in seconds: the tick advances it, deadlines are set from it. `opening` counts
     connections that are accepted and still owe their PROXY header: they are not yet in `connections`. `shed` counts
-    connections that should end with their next response, for a freer worker to get them.
+    connections that should end with their next response, for a freer worker to get them. `websockets` counts those
+    that are open.
     """
 
     __slots__ = (
@@ -126,6 +138,7 @@ class Runtime:
         "spawn_eagerly",
         "state",
         "streams",
+        "websockets",
     )
 
     def __init__(
@@ -149,6 +162,7 @@ class Runtime:
         self.connections: set[Connection] = set()
         self.opening = 0
         self.shed = 0
+        self.websockets = 0
         self.streams: set[Stream] = set()
         self.blocked_writers: set[BlockedWriter] = set()
         self.half_closed: set[HalfClosed] = set()
@@ -157,7 +171,7 @@ class Runtime:
         self.max_requests = sys.maxsize
         self.on_max_requests: Callable[[], None] = _nothing
         self.renew_spawn()
-        _keep_freed_memory()
+        keep_freed_memory()
 
     @property
     def held(self) -> int:
@@ -165,12 +179,17 @@ class Runtime:
         return len(self.connections) + self.opening
 
     def describe_streams(self) -> list[str]:
-        """The requests in flight, one line each: for the logs of a worker that hangs or ends."""
+        """The requests in flight, one line each: for the logs of a worker that hangs or ends.
+
+        There may be thousands of idle WebSockets, so those come last and the list has an end.
+        """
         now = time.monotonic()
-        return [
+        streams = sorted(self.streams.copy(), key=lambda stream: stream.scope.get("type") == "websocket")
+        lines = [
             f"{name_request(stream.scope)} from {name_peer(stream.scope['client'])}, {now - stream.started_at:.1f} s"
-            for stream in self.streams.copy()
+            for stream in streams[:MOST_DESCRIBED]
         ]
+        return lines if len(streams) <= MOST_DESCRIBED else [*lines, f"and {len(streams) - MOST_DESCRIBED} more"]
 
     def renew_spawn(self) -> None:
         """Choose how `spawn` makes the task of a request. The application may set a task factory as it starts.
@@ -202,30 +221,21 @@ def name_peer(client: Address | None) -> str:
 
 def name_request(scope: Scope) -> str:
     """How a log names a request: with its path as the client sent it, in which no decoded line break forges a line."""
-    # An application may have taken out what is optional.
-    return f"{scope['method']} {scope.get('raw_path', b'').decode('latin-1')}"
+    # An application may have taken out what is optional; a WebSocket has no method.
+    return f"{scope.get('method', 'WebSocket')} {scope.get('raw_path', b'').decode('latin-1')}"
 
 
 def _nothing() -> None:
     """Stand in for a callback that nobody set."""
 
 
-def _keep_freed_memory() -> None:
-    """Have the C library's allocator keep what request bodies free, for the next ones.
-
-    glibc gives the top of its heap back to the kernel once 128 KiB are free there, and a busy server takes it again at
-    the price of a page fault for each 4 KiB. The limit becomes twice the largest block that was ever mapped on its own
-    and freed. The block is never touched, so it costs no memory.
-    """
-    bytes(_LARGE_BLOCK)
-
-
 @dataclass(frozen=True, slots=True)
 class ConnectionContext:
     """The facts of one connection that do not change while it lives.
 
-    `notable` holds the header names that send a head of this connection through the longer examination. `flags` are
-    those of an everyday request on it, and `scope_template` is its scope as far as it is the same for all.
+    `notable` holds the header names that send a head of this connection through the longer examination. `tls` is what
+    the application is told about TLS; None without. `flags` are those of an everyday request, and `scope_template` is
+    its scope as far as it is the same for all.
     """
 
     runtime: Runtime
@@ -234,6 +244,7 @@ class ConnectionContext:
     scheme: str
     trusted_proxy: bool
     notable: frozenset[bytes]
+    tls: dict[str, Any] | None = None
     flags: int = field(init=False)
     scope_template: dict[str, Any] = field(init=False)
 
@@ -241,7 +252,7 @@ class ConnectionContext:
         """Derive what would otherwise be computed for each request."""
         config = self.runtime.config
         object.__setattr__(self, "flags", PERSISTENT if config.keepalive else 0)
-        template = {
+        template: dict[str, Any] = {
             "type": "http",
             "asgi": None,
             "http_version": "1.1",
@@ -255,5 +266,8 @@ class ConnectionContext:
             "client": self.client,
             "server": self.server,
             "state": None,
+            "extensions": DEBUG_EXTENSIONS if config.debug_extension else HTTP_EXTENSIONS,
         }
+        if self.tls:
+            template["extensions"] = template["extensions"] | {"tls": self.tls}
         object.__setattr__(self, "scope_template", template)

@@ -12,8 +12,9 @@ from outrider_testing.fakes.runtime import make_runtime
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Iterable
+    from collections.abc import Coroutine, Iterable
 
+    from outrider.file_region import FileRegion
     from outrider.http1_encoding import HeaderPair
     from outrider.runtime import Scope
     from outrider_testing.fakes.loop import ManualLoop
@@ -46,10 +47,19 @@ class FakeWire:
     def cut(self, _: HTTPStream) -> None:
         self.events.append("cut")
 
-    def body_consumed(self) -> None:
+    def send_informational(self, _: HTTPStream, status: int, headers: Iterable[HeaderPair]) -> None:
+        self.events.append((status, list(headers)))
+
+    def send_file(self, _: HTTPStream, region: FileRegion, more: bool) -> Coroutine[Any, Any, None] | None:
+        return None
+
+    def send_trailers(self, _: HTTPStream, headers: Iterable[HeaderPair]) -> None:
+        self.events.append(("trailers", list(headers)))
+
+    def body_consumed(self, _: HTTPStream) -> None:
         self.events.append("consumed")
 
-    def wait_writable(self) -> asyncio.Future[None] | None:
+    def wait_writable(self, _: HTTPStream) -> asyncio.Future[None] | None:
         return self.writable
 
 

@@ -18,6 +18,8 @@ class ManualLoop(asyncio.SelectorEventLoop):
         self.clock = 1000.0
         super().__init__()
         self.unhandled: list[dict[str, Any]] = []
+        # What waits refers to the loop, not the loop to it: until the end, it must not be collected as garbage.
+        self.kept: list[object] = []
         self.set_exception_handler(self._keep)
 
     def time(self) -> float:
@@ -45,6 +47,7 @@ class ManualLoop(asyncio.SelectorEventLoop):
                 task.cancel()
             self.run_ready()
         super().close()
+        self.kept.clear()
 
     def _keep(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         # These two have left the loop already, through run_ready; their task tells of them once more at its end.

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from dataclasses import dataclass
 from typing import Any
 
 _HEAD = re.compile(rb"HTTP/1\.1 (\d{3}) ([^\r\n]*)\r\n((?:[!#$%&'*+\-.^_`|~0-9A-Za-z]+: [^\r\n\x00]*\r\n)*)\r\n")
+_TRAILERS = re.compile(rb"((?:[!#$%&'*+\-.^_`|~0-9A-Za-z]+: [^\r\n\x00]*\r\n)*)\r\n")
 _CHUNK = re.compile(rb"([0-9a-f]+)\r\n")
 
 
@@ -20,6 +22,7 @@ class Answer:
     headers: list[tuple[str, str]]
     body: bytes
     complete: bool
+    trailers: tuple[tuple[str, str], ...] = ()
 
     def __getitem__(self, name: str) -> str:
         """The value of a header that is there once."""
@@ -61,16 +64,28 @@ def parse_answers(data: bytes, *, closed: bool = False, methods: tuple[str, ...]
         match = _HEAD.match(data)
         assert match, f"no response head: {data[:200]!r}"
         status = int(match[1])
-        headers = [
-            (name.decode(), value.decode("latin-1"))
-            for name, value in (line.split(b": ", 1) for line in match[3].split(b"\r\n")[:-1])
-        ]
+        headers = _parse_fields(match[3])
         data = data[match.end() :]
         method = methods[final] if final < len(methods) else "GET"
         final += status >= 200
-        body, data, complete = _read_body(Answer(status, match[2].decode(), headers, b"", complete=True), data, method)
-        answers.append(Answer(status, match[2].decode(), headers, body, complete or (closed and complete is None)))
+        head = Answer(status, match[2].decode(), headers, b"", complete=True)
+        body, data, complete = _read_body(head, data, method)
+        trailers: tuple[tuple[str, str], ...] = ()
+        if complete and method != "HEAD" and status != 304 and "transfer-encoding" in head:
+            match = _TRAILERS.match(data)
+            assert match, f"no trailers: {data[:200]!r}"
+            trailers = tuple(_parse_fields(match[1]))
+            data = data[match.end() :]
+        complete = complete or (closed and complete is None)
+        answers.append(dataclasses.replace(head, body=body, complete=complete, trailers=trailers))
     return answers
+
+
+def _parse_fields(lines: bytes) -> list[tuple[str, str]]:
+    return [
+        (name.decode(), value.decode("latin-1"))
+        for name, value in (line.split(b": ", 1) for line in lines.split(b"\r\n")[:-1])
+    ]
 
 
 def _read_body(head: Answer, data: bytes, method: str) -> tuple[bytes, bytes, bool | None]:
@@ -97,6 +112,8 @@ def _read_chunks(data: bytes) -> tuple[bytes, bytes, bool]:
     body = b""
     while match := _CHUNK.match(data):
         size = int(match[1], 16)
+        if size == 0:
+            return (body, data[match.end() :], True) if b"\r\n\r\n" in data else (body, b"", False)
         chunk, end, rest = (
             data[match.end() :][:size],
             data[match.end() + size :][:2],
@@ -105,8 +122,6 @@ def _read_chunks(data: bytes) -> tuple[bytes, bytes, bool]:
         if end != b"\r\n":
             assert b"\r\n".startswith(end), f"a chunk without its end: {data[:100]!r}"
             return body + chunk, b"", False
-        if size == 0:
-            return body, rest, True
         body += chunk
         data = rest
     assert not data, f"no chunk: {data[:100]!r}"

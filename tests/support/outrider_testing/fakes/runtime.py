@@ -10,10 +10,10 @@ from outrider.http1_encoding import DefaultHeaders
 from outrider.http1_head import FORWARDED_FOR, NOTABLE
 from outrider.runtime import ConnectionContext, Runtime
 from outrider_testing.fakes.log import FakeLog
+from outrider_testing.fakes.loop import ManualLoop
 
 if TYPE_CHECKING:
     from outrider.runtime import Address, ASGIApp, Endpoint
-    from outrider_testing.fakes.loop import ManualLoop
 
 CLIENT = ("192.0.2.7", 54321)
 SERVER = ("192.0.2.1", 8000)
@@ -44,6 +44,21 @@ def make_config(**overrides: Any) -> ServerConfig:
         "limit_concurrency": 0,
         "accept_gate": True,
         "reset_contextvars": False,
+        "debug_extension": False,
+        "http2": False,
+        "http2_cleartext": False,
+        "http2_max_concurrent_streams": 100,
+        "http2_initial_window_size": 65535,
+        "http2_max_frame_size": 16384,
+        "http2_max_header_list_size": 65536,
+        "websocket": True,
+        "websocket_max_message_size": 16 << 20,
+        "websocket_max_queue": 32,
+        "websocket_ping_interval": 20.0,
+        "websocket_ping_timeout": 20.0,
+        "websocket_handshake_timeout": 30.0,
+        "websocket_close_timeout": 10.0,
+        "websocket_per_message_deflate": True,
     }
     return ServerConfig(**settings | overrides)
 
@@ -53,6 +68,8 @@ def make_runtime(loop: ManualLoop, app: ASGIApp, **config: Any) -> Runtime:
     default_headers = DefaultHeaders(server=False, date=False, extra=())
     runtime = Runtime(loop, app, make_config(**config), FakeLog(), default_headers)
     runtime.now = loop.time()
+    if isinstance(loop, ManualLoop):
+        loop.kept.append(runtime)
     return runtime
 
 

@@ -99,6 +99,10 @@ class FakeTransport(asyncio.Transport):
 
     # -- the protocol's side
 
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        assert isinstance(protocol, asyncio.Protocol)
+        self._protocol = protocol
+
     def write(self, data: bytes | bytearray | memoryview) -> None:
         if self.eof_written:
             raise RuntimeError("Cannot call write() after write_eof()")
@@ -109,9 +113,7 @@ class FakeTransport(asyncio.Transport):
         self.written += data
         if self.congested:
             self._unsent += len(data)
-            if self._unsent > self._high and not self._write_paused:
-                self._write_paused = True
-                self._protocol.pause_writing()
+            self._pause_if_full()
 
     def writelines(self, list_of_data: Any) -> None:
         self.write(b"".join(list_of_data))
@@ -148,6 +150,7 @@ class FakeTransport(asyncio.Transport):
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
         self._high = 65536 if high is None else high
+        self._pause_if_full()
 
     def get_write_buffer_size(self) -> int:
         return self._unsent
@@ -156,6 +159,11 @@ class FakeTransport(asyncio.Transport):
         return self.socket if name == "socket" else default
 
     # -- inside
+
+    def _pause_if_full(self) -> None:
+        if self._unsent > self._high and not self._write_paused:
+            self._write_paused = True
+            self._protocol.pause_writing()
 
     def _deliver(self) -> None:
         while self._incoming and self.is_reading():
