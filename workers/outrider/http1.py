@@ -18,15 +18,19 @@ import httptools
 from outrider.http1_encoding import STATUS_LINES, HeaderPair, encode_fields
 from outrider.http1_head import interpret
 from outrider.http1_llhttp import TAB, UNDERSCORE, bad_request, body_parser, is_odd
-from outrider.http1_response import FOREVER, WRITE_HIGH_WATER, Reading, ResponseWriter
+from outrider.http1_response import FOREVER, WRITE_HIGH_WATER, Reading
 from outrider.http1_rules import BadRequest
-from outrider.http_stream import HIGH_WATER, HTTPStream, Response
+from outrider.http1_upgrade import AnyStream, UpgradableConnection
+from outrider.http_stream import HIGH_WATER, ON_THE_WIRE, HTTPStream, Response
 from outrider.runtime import EXPECTS_CONTINUE, PERSISTENT, UPGRADE, name_peer
+from outrider.tls_closing import is_flushed
+from outrider.websocket_handshake import websocket_scope
+from outrider.websocket_stream import WebSocketStream
 
 if TYPE_CHECKING:
     import asyncio
 
-    from outrider.runtime import ConnectionContext
+    from outrider.runtime import ConnectionContext, Scope
 
 LINGER = 2.0
 MOST_DISCARDED = 1 << 20
@@ -35,7 +39,7 @@ FEED_SLICE = 32768
 MOST_FRAMING = 16384
 
 
-_IDLE, _HEAD, _BODY, _NOTHING = Reading
+_IDLE, _HEAD, _BODY, _HANDSHAKE, _NOTHING = Reading
 _COMPLETE = Response.COMPLETE
 
 _PARSER_STOPS = (httptools.HttpParserError, httptools.HttpParserUpgrade)
@@ -47,44 +51,36 @@ _KEEPALIVE_PROBES = ((socket.TCP_KEEPIDLE, 15), (socket.TCP_KEEPINTVL, 15), (soc
 _TRAILERS = cast("list[HeaderPair]", deque(maxlen=0))
 
 
-class HTTP1Connection(ResponseWriter):
+class HTTP1Connection(UpgradableConnection):
     """One client connection. The listener makes it; the transport and the server's sweep drive it."""
 
     __slots__ = (
-        "_active",
         "_discarded",
         "_headers",
         "_held",
         "_later_odd",
         "_odd",
         "_overhead",
-        "_parser",
-        "_paused",
         "_queue",
         "_receiving",
         "_refusal",
         "_served",
-        "_unparsed_framing",
         "_unstarted",
         "_url",
     )
 
     def __init__(self, context: ConnectionContext) -> None:
         super().__init__(context)
-        self._parser = httptools.HttpRequestParser(self)
         self._url = b""
         self._headers: list[HeaderPair] = []
         self._overhead = 0
         self._discarded = 0
         self._odd = self._later_odd = False
-        self._active: HTTPStream | None = None
-        self._unstarted: HTTPStream | None = None
+        self._unstarted: AnyStream | None = None
         self._receiving: HTTPStream | None = None
-        self._queue: deque[HTTPStream] | None = None
+        self._queue: deque[AnyStream] | None = None
         self._refusal: BadRequest | None = None
-        self._unparsed_framing: bytes | None = None
         self._held = b""
-        self._paused = False
         self._served = False
 
     # -- what the transport calls
@@ -103,13 +99,16 @@ class HTTP1Connection(ResponseWriter):
         self._queue = None
         self.resume_writing()
         stream, self._active = self._active, None
+        self._websocket = None
         if stream is not None:
             stream.disconnect(connection_lost=True)
         self._runtime.on_change()
 
     def eof_received(self) -> bool:
         """asyncio: the client sends no more; what it asked for completely is still answered (RFC 9112 §9.6)."""
-        incomplete, self._receiving = self._receiving, None
+        # A WebSocket has no half-close: without its client's side it will not even begin.
+        incomplete: AnyStream | None = self._receiving or self._websocket
+        self._receiving = None
         if self._queue and self._queue[-1] is incomplete:
             self._queue.pop()
         self._reading = _NOTHING
@@ -153,6 +152,9 @@ class HTTP1Connection(ResponseWriter):
         elif reading is _NOTHING:
             self._discarded += size
             return
+        elif reading is _HANDSHAKE:
+            self._feed_websocket(data)
+            return
         else:
             # A head may end, or after a body another may begin, whose earlier bytes were not looked at.
             self._odd = self._later_odd = True
@@ -181,6 +183,9 @@ class HTTP1Connection(ResponseWriter):
         """
         while isinstance(stop, httptools.HttpParserUpgrade):
             data = memoryview(data)[stop.args[0] :]
+            if self._websocket is not None:
+                self._feed_websocket(bytes(data))
+                return
             if self._unparsed_framing is not None:
                 framing, self._unparsed_framing = self._unparsed_framing, None
                 self._parser = body_parser(self, framing)
@@ -198,6 +203,9 @@ class HTTP1Connection(ResponseWriter):
         """Feed a large read bit by bit, so that it can't fill the queue with thousands of small requests."""
         view = memoryview(data)
         for position in range(0, len(data), FEED_SLICE):
+            if self._reading is _HANDSHAKE:
+                self._feed_websocket(bytes(view[position:]))
+                return
             if self._queue and len(self._queue) >= MOST_QUEUED:
                 self._held = bytes(view[position:])
                 self._update_reading()
@@ -269,13 +277,14 @@ class HTTP1Connection(ResponseWriter):
         most = self._config.limit_concurrency
         if most and len(self._runtime.streams) >= most:
             raise BadRequest(503, "limit_concurrency requests are in flight")
-        if flags & UPGRADE:
-            flags = self._plan_upgrade(scope["headers"], flags)
-        stream = HTTPStream(self._runtime, self, scope, flags)
-        if flags & EXPECTS_CONTINUE:
-            stream.expects_continue = True
-        self._receiving = stream
-        self._reading = _BODY
+        stream: AnyStream
+        if flags & UPGRADE and self._is_handshake(scope, flags):
+            stream = self._begin_handshake(scope, flags)
+        else:
+            stream = self._receiving = HTTPStream(self._runtime, self, scope, flags)
+            self._reading = _BODY
+            if flags != PERSISTENT:
+                self._plan_uncommon(stream)
         if self._active is None and self._writable is None:
             self._active = self._unstarted = stream
         elif self._queue is None:
@@ -337,7 +346,7 @@ class HTTP1Connection(ResponseWriter):
         else:
             self._next()
 
-    def body_consumed(self) -> None:
+    def body_consumed(self, stream: HTTPStream) -> None:
         """The application has taken the buffered request body: read on."""
         self._update_reading()
 
@@ -358,8 +367,13 @@ class HTTP1Connection(ResponseWriter):
         """The deadline has passed."""
         config = self._config
         if self._transport.is_closing():
-            self.deadline = self._deadline_in(config.write_timeout)
+            if self._context.tls is not None and is_flushed(self._transport):
+                self._transport.abort()
+                return
+            self.deadline = self._closing_deadline()
             self.check_write_progress(self._runtime.now)
+        elif self._websocket is not None and self._reading is _HANDSHAKE:
+            self._websocket.expire()
         elif self._reading is _HEAD or self._reading is _BODY:
             self._refuse(BadRequest(408, "the request did not arrive in time"))
         elif self._reading is _IDLE and self._writable is not None:
@@ -377,6 +391,19 @@ class HTTP1Connection(ResponseWriter):
             self.abort()
 
     # -- inside
+
+    def _begin_handshake(self, scope: Scope, flags: int) -> WebSocketStream:
+        stream = self._websocket = WebSocketStream(self._runtime, self, websocket_scope(scope), flags & ~PERSISTENT)
+        self._reading = _HANDSHAKE
+        self.deadline = FOREVER
+        return stream
+
+    def _plan_uncommon(self, stream: HTTPStream) -> None:
+        """What is special about a request that is not an everyday one."""
+        if stream.flags & EXPECTS_CONTINUE:
+            stream.expects_continue = True
+        if stream.flags & UPGRADE:
+            stream.flags = self._plan_upgrade(stream.scope["headers"], stream.flags)
 
     def _poll(self, events: int) -> bool:
         """Whether the socket has one of these events, or is broken, at this moment."""
@@ -436,26 +463,15 @@ class HTTP1Connection(ResponseWriter):
                 held, self._held = self._held, b""
                 before = self._reading
                 self._feed_slices(held)
-                stream, self._unstarted = self._unstarted, None
-                if stream is not None:
-                    stream.start()
+                unstarted, self._unstarted = self._unstarted, None
+                if unstarted is not None:
+                    unstarted.start()
                 if self._reading is not _IDLE:
                     self._note_unfinished(before, len(held))
 
     def _queue_is_full(self) -> bool:
         queue = self._queue or ()
         return len(queue) >= MOST_QUEUED or sum(stream.buffered for stream in queue) > HIGH_WATER
-
-    def _plan_upgrade(self, headers: list[HeaderPair], flags: int) -> int:
-        """Ignore an Upgrade (RFC 9110 §7.8), although llhttp stops parsing at it.
-
-        Where the request has a body, another parser reads it and the connection ends with this exchange.
-        """
-        framing = [pair for pair in headers if pair[0] in (b"content-length", b"transfer-encoding")]
-        if not framing:
-            return flags & ~UPGRADE
-        self._unparsed_framing = b"".join(b"%b: %b\r\n" % pair for pair in framing)
-        return flags & ~PERSISTENT & ~UPGRADE
 
     def _refuse(self, error: BadRequest) -> None:
         """Answer with an error of our own once the requests before it are answered, and read no more."""
@@ -465,7 +481,7 @@ class HTTP1Connection(ResponseWriter):
         self._headers = []
         self.deadline = FOREVER
         if stream is not None and stream is self._active:
-            if stream.response is Response.STREAMING:
+            if stream.response in ON_THE_WIRE:
                 stream.disconnect(connection_lost=True)
                 self.cut(stream)
                 return
@@ -482,11 +498,14 @@ class HTTP1Connection(ResponseWriter):
 
     def _send_refusal(self, error: BadRequest) -> None:
         body = HTTPStatus(error.status).phrase.encode()
-        head, *_ = encode_fields([(b"content-type", b"text/plain"), (b"content-length", b"%d" % len(body))])
+        fields = [(b"content-type", b"text/plain"), (b"content-length", b"%d" % len(body)), *error.fields]
+        head, *_ = encode_fields(fields)
         ending = self._runtime.default_headers.endings[0]
         if self._parser.get_method() == b"HEAD":
             body = b""  # RFC 9110 §9.3.2
-        self._write(b"".join((STATUS_LINES[error.status], head, b"connection: close\r\n", ending, body)))
+        # RFC 9110 §7.8: Upgrade is named in Connection, too.
+        connection = b"connection: close, upgrade\r\n" if error.status == 426 else b"connection: close\r\n"
+        self._write(b"".join((STATUS_LINES[error.status], head, connection, ending, body)))
         self._linger()
 
     def _finish(self) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncIterator
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, WebSocket
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel
 
 from outrider_testing.apps.probe import record
+from outrider_testing.apps.websocket_echo import echo_messages
 
 
 class Number(BaseModel):
@@ -53,3 +54,8 @@ async def started(request: Request) -> dict[str, bool]:
 @app.get("/fail")
 async def fail() -> None:
     raise RuntimeError("this view fails on purpose")
+
+
+@app.websocket("/ws")
+async def echo(websocket: WebSocket) -> None:
+    await echo_messages(websocket)

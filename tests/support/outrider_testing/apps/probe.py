@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
 
+from outrider_testing.waiting import until
+
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -137,15 +139,24 @@ async def slow(scope: Scope, _receive: Receive, send: Send) -> None:
 
 
 async def block(scope: Scope, _receive: Receive, send: Send) -> None:
-    """Hold the loop for `seconds` in a system call."""
+    """Hold the loop in a system call: for `seconds`, or as long as `gate` is closed."""
     record("blocking", os.getpid())
-    hold_loop_in_system_call(float(query(scope)["seconds"]))
+    options = query(scope)
+    if "gate" in options:
+        hold_loop_at_gate(options["gate"])
+    else:
+        hold_loop_in_system_call(float(options["seconds"]))
     await respond(send, b"done")
 
 
 def hold_loop_in_system_call(seconds: float) -> None:
     """The mistake that the watchdog must name: its function name is looked for in the log."""
     time.sleep(seconds)
+
+
+def hold_loop_at_gate(name: str) -> None:
+    """The same, until the test has seen what it waits for."""
+    until((DIRECTORY / f"{name}.open").exists, 60.0)
 
 
 async def spin(_scope: Scope, _receive: Receive, _send: Send) -> None:

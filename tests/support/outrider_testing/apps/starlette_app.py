@@ -8,9 +8,11 @@ from collections.abc import AsyncIterator
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
-from starlette.routing import Route
+from starlette.routing import Route, WebSocketRoute
+from starlette.websockets import WebSocket
 
 from outrider_testing.apps.probe import record
+from outrider_testing.apps.websocket_echo import echo_messages
 
 
 @contextlib.asynccontextmanager
@@ -43,6 +45,10 @@ async def fail(_request: Request) -> Response:
     raise RuntimeError("this view fails on purpose")
 
 
+async def echo(websocket: WebSocket) -> None:
+    await echo_messages(websocket)
+
+
 app = Starlette(
     routes=[
         Route("/json", show),
@@ -50,6 +56,7 @@ app = Starlette(
         Route("/stream", stream),
         Route("/started", started),
         Route("/fail", fail),
+        WebSocketRoute("/ws", echo),
     ],
     lifespan=lifespan,
 )

@@ -1,0 +1,348 @@
+"""How a WebSocket ends, and what the application and the client are told: RFC 6455 §7."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from outrider.http_stream import ClientDisconnected
+from outrider_testing import websocket_bytes as ws
+from outrider_testing.fakes import ManualLoop
+from outrider_testing.fakes.websocket import WebSocketExchange
+
+
+def close_frame(code: int, reason: bytes = b"") -> bytes:
+    """What the server sends to close."""
+    return bytes((0x88, 2 + len(reason))) + code.to_bytes(2, "big") + reason
+
+
+def disconnect(code: int, reason: str = "") -> dict[str, Any]:
+    return {"type": "websocket.disconnect", "code": code, "reason": reason}
+
+
+# By the client
+
+
+def test_client_closes(loop: ManualLoop) -> None:
+    exchange = WebSocketExchange(loop)
+    receiving = exchange.call.receiving()
+    exchange.feed(ws.close(1001, b"bye"))
+    assert exchange.channel.take() == close_frame(1001)
+    assert exchange.channel.ended == "close"
+    assert receiving.result() == disconnect(1001, "bye")
+    assert exchange.call.receive() == disconnect(1001, "bye")
+    assert exchange.runtime.websockets == 0
+
+
+def test_close_without_code_is_1005(loop: ManualLoop) -> None:
+    exchange = WebSocketExchange(loop)
+    exchange.feed(ws.close(None))
+    assert exchange.channel.take() == b"\x88\x00"
+    assert exchange.call.receive() == disconnect(1005)
+
+
+def test_client_that_vanishes_is_1006(loop: ManualLoop) -> None:
+    exchange = WebSocketExchange(loop)
+    exchange.stream.disconnect()
+    assert exchange.call.receive() == disconnect(1006)
+    assert exchange.runtime.websockets == 0
+
+
+def test_messages_before_the_close_are_received(loop: ManualLoop) -> None:
+    exchange = WebSocketExchange(loop)
+    exchange.feed(ws.frame(ws.TEXT, b"last") + ws.close(1000) + ws.frame(ws.TEXT, b"too late"))
+    assert exchange.call.receive()["text"] == "last"
+    assert exchange.call.receive() == disconnect(1000)
+
+
+def test_send_after_the_clients_close_raises(loop: ManualLoop) -> None:
+    exchange = WebSocketExchange(loop)
+    exchange.feed(ws.close(1000))
+    with pytest.raises(ClientDisconnected):
+        exchange.call.send({"type": "websocket.send", "text": "a"})
+    exchange.call.send({"type": "websocket.close"})  # which many applications do at their end
+
+
+def test_call_is_cancelled_when_the_grace_period_is_over(loop: ManualLoop) -> None:
+    exchange = WebSocketExchange(loop, disconnect_grace=3)
+    exchange.feed(ws.close(1000))
+    exchange.stream.disconnect()
+    exchange.stream.disconnect()
+    cancelled = []
+    for _ in range(2):
+        loop.advance(2)
+        cancelled.append(exchange.call.cancelled)
+    assert cancelled == [False, True]
+    assert exchange.log.messages("error") == []
+
+
+def test_application_that_lets_the_disconnect_out_is_no_error(loop: ManualLoop) -> None:
+    exchange = WebSocketExchange(loop)
+    exchange.feed(ws.close(1000))
+    exchange.call.fail(ClientDisconnected("x"))
+    assert exchange.log.messages("error") == []
+
+
+# By the application
+
+
+def test_application_closes(loop: ManualLoop) -> None:
+    exchange = WebSocketExchange(loop)
+    exchange.call.send({"type": "websocket.close", "code": 3000, "reason": "enough"})
+    assert exchange.channel.take() == close_frame(3000, b"enough")
+    assert exchange.channel.ended == ""
+    assert exchange.call.receive() == disconnect(3000, "enough")
+    exchange.feed(ws.frame(ws.TEXT, b"late") + ws.frame(ws.PING) + ws.close(3000))
+    assert exchange.channel.take() == b""
+    assert exchange.channel.ended == "close"
+    assert exchange.call.receive() == disconnect(3000, "enough")
+
+
+def test_code_is_1000_unless_the_application_gives_one(loop: ManualLoop) -> None:
+    exchange = WebSocketExchange(loop)
+    exchange.call.send({"type": "websocket.close", "reason": None})
+    assert exchange.channel.take() == close_frame(1000)
+
+
+def test_application_may_close_without_code(loop: ManualLoop) -> None:
+    exchange = WebSocketExchange(loop)
+    exchange.call.send({"type": "websocket.close", "code": 1005})
+    assert exchange.channel.take() == b"\x88\x00"
+
+
+@pytest.mark.parametrize("code", [1006, 1015, 42])
+def test_code_that_may_not_be_sent_is_refused(loop: ManualLoop, code: int) -> None:
+    exchange = WebSocketExchange(loop)
+    with pytest.raises(RuntimeError, match="close code"):
+        exchange.call.send({"type": "websocket.close", "code": code})
+
+
+def test_application_that_returns_closes(loop: ManualLoop) -> None:
+    exchange = WebSocketExchange(loop)
+    exchange.call.finish()
+    assert exchange.channel.take() == close_frame(1000)
+    assert not exchange.runtime.streams
+
+
+def test_application_that_fails_closes_with_1011(loop: ManualLoop) -> None:
+    exchange = WebSocketExchange(loop)
+    exchange.call.fail(ValueError("x"))
+    assert exchange.channel.take() == close_frame(1011)
+    assert isinstance(exchange.log.exceptions[0], ValueError)
+
+
+def test_client_that_does_not_answer_the_close_is_cut(loop: ManualLoop) -> None:
+    exchange = WebSocketExchange(loop, websocket_close_timeout=10)
+    exchange.call.send({"type": "websocket.close"})
+    exchange.pass_time(9)
+    assert exchange.channel.ended == ""
+    exchange.pass_time(1)
+    assert exchange.channel.ended == "abort"
+    assert exchange.runtime.websockets == 0
+
+
+def test_close_is_answered_although_the_application_did_not_receive(loop: ManualLoop) -> None:
+    exchange = WebSocketExchange(loop, websocket_max_queue=2)
+    exchange.feed(ws.frame(ws.TEXT, b"a") * 5)
+    assert not exchange.channel.is_reading()
+    exchange.call.send({"type": "websocket.close"})
+    assert exchange.channel.is_reading()
+    exchange.feed(ws.close(1000))
+    assert exchange.channel.ended == "close"
+
+
+# Because of what the client did
+
+
+def test_broken_protocol_closes_with_its_code(loop: ManualLoop) -> None:
+    exchange = WebSocketExchange(loop)
+    receiving = exchange.call.receiving()
+    exchange.feed(ws.frame(ws.TEXT, b"\xff"))
+    assert exchange.channel.take()[2:4] == (1007).to_bytes(2, "big")
+    assert exchange.channel.ended == "linger"
+    assert receiving.result()["code"] == 1007
+    assert "1007" in exchange.log.messages("info")[0]
+
+
+def test_too_large_message_closes_with_1009(loop: ManualLoop) -> None:
+    exchange = WebSocketExchange(loop, websocket_max_message_size=10)
+    exchange.feed(ws.frame(ws.BINARY, b"x" * 11)[:6])
+    assert exchange.channel.take()[2:4] == (1009).to_bytes(2, "big")
+    assert exchange.call.receive()["code"] == 1009
+
+
+def test_messages_before_the_fault_are_answered_first(loop: ManualLoop) -> None:
+    exchange = WebSocketExchange(loop)
+    exchange.feed(ws.frame(ws.TEXT, b"a") + ws.frame(0x3))
+    assert exchange.call.receive()["text"] == "a"
+    exchange.call.send({"type": "websocket.send", "text": "b"})
+    assert exchange.channel.take() == b"\x81\x01b"
+    assert exchange.call.receive()["code"] == 1002
+    assert exchange.channel.take()[2:4] == (1002).to_bytes(2, "big")
+    assert exchange.channel.ended == "linger"
+
+
+def test_fault_does_not_wait_for_ever_for_the_application(loop: ManualLoop) -> None:
+    exchange = WebSocketExchange(loop, websocket_close_timeout=10)
+    exchange.feed(ws.frame(ws.TEXT, b"a") + ws.frame(0x3))
+    assert not exchange.channel.is_reading()
+    exchange.pass_time(10)
+    assert exchange.channel.ended == "linger"
+
+
+def test_fault_behind_waiting_messages_is_found_when_they_are_taken(loop: ManualLoop) -> None:
+    exchange = WebSocketExchange(loop, websocket_max_queue=1)
+    exchange.feed(ws.frame(ws.TEXT, b"a") + ws.frame(ws.TEXT, b"b") + ws.frame(0x3))
+    assert [exchange.call.receive().get("text") for _ in range(2)] == ["a", "b"]
+    assert exchange.call.receive()["code"] == 1002
+
+
+def test_fault_in_answer_to_a_close_ends_it(loop: ManualLoop) -> None:
+    exchange = WebSocketExchange(loop)
+    exchange.call.send({"type": "websocket.close", "code": 3000})
+    exchange.channel.take()
+    exchange.feed(ws.frame(0x3))
+    assert exchange.channel.take() == b""
+    assert exchange.channel.ended == "linger"
+    assert exchange.call.receive() == disconnect(3000)
+
+
+# Keep-alive
+
+
+def test_client_is_pinged_and_answers(loop: ManualLoop) -> None:
+    exchange = WebSocketExchange(loop, websocket_ping_interval=20, websocket_ping_timeout=20)
+    for _ in range(3):
+        exchange.pass_time(20)
+        assert exchange.channel.take() == b"\x89\x00"
+        exchange.feed(ws.frame(ws.PONG))
+
+
+def test_client_that_does_not_answer_has_gone(loop: ManualLoop) -> None:
+    exchange = WebSocketExchange(loop, websocket_ping_interval=20, websocket_ping_timeout=5)
+    receiving = exchange.call.receiving()
+    exchange.pass_time(20)
+    exchange.channel.take()
+    exchange.pass_time(5)
+    assert exchange.channel.take()[2:4] == (1011).to_bytes(2, "big")
+    assert exchange.channel.ended == "close"
+    assert receiving.result() == disconnect(1006, "no answer to a ping")
+
+
+def test_client_is_not_given_up_while_the_application_makes_it_wait(loop: ManualLoop) -> None:
+    exchange = WebSocketExchange(loop, websocket_ping_interval=20, websocket_ping_timeout=5, websocket_max_queue=1)
+    exchange.feed(ws.frame(ws.TEXT, b"a") * 2)
+    for _ in range(10):
+        exchange.pass_time(5)
+    assert exchange.channel.ended == ""
+
+
+def test_client_that_does_not_read_is_not_pinged(loop: ManualLoop) -> None:
+    exchange = WebSocketExchange(loop)
+    exchange.channel.writable = loop.create_future()
+    exchange.pass_time(20)
+    assert exchange.channel.take() == b""
+
+
+def test_ping_is_answered(loop: ManualLoop) -> None:
+    exchange = WebSocketExchange(loop)
+    exchange.feed(ws.frame(ws.PING, b"abc"))
+    assert exchange.channel.take() == b"\x8a\x03abc"
+
+
+def test_only_the_last_ping_is_answered_to_a_client_that_does_not_read(loop: ManualLoop) -> None:
+    exchange = WebSocketExchange(loop)
+    writable = exchange.channel.writable = loop.create_future()
+    exchange.feed(ws.frame(ws.PING, b"1") + ws.frame(ws.PING, b"2") + ws.frame(ws.PING, b"3"))
+    assert exchange.channel.take() == b""
+    exchange.channel.writable = None
+    writable.set_result(None)
+    loop.run_ready()
+    assert exchange.channel.take() == b"\x8a\x013"
+
+
+def test_quiet_connection_holds_no_compressor(loop: ManualLoop) -> None:
+    exchange = WebSocketExchange(loop, headers=[(b"sec-websocket-extensions", b"permessage-deflate")])
+    exchange.call.send({"type": "websocket.send", "text": "x" * 1000})
+    compressor = exchange.stream._compressor
+    assert compressor is not None
+    assert compressor._stream is not None
+    exchange.pass_time(20)
+    assert compressor._stream is None
+
+
+# Drain
+
+
+def drain(exchange: WebSocketExchange, *, last_call: bool = False) -> None:
+    exchange.runtime.draining = True
+    exchange.stream.notify_drain(last_call=last_call)
+
+
+def test_drain_closes_with_1012(loop: ManualLoop) -> None:
+    exchange = WebSocketExchange(loop)
+    drain(exchange)
+    assert exchange.channel.take() == b""
+    exchange.pass_time(1)
+    assert exchange.channel.take() == close_frame(1012)
+    exchange.feed(ws.close(1012))
+    assert exchange.channel.ended == "close"
+    assert exchange.call.receive() == disconnect(1012)
+
+
+def test_drain_spreads_many_over_the_window(loop: ManualLoop) -> None:
+    exchanges = [WebSocketExchange(loop, graceful_timeout=30, websocket_ping_interval=0) for _ in range(100)]
+    for exchange in exchanges:
+        exchange.runtime.websockets = 1_000_000
+        drain(exchange)
+    deadlines = [exchange.channel.deadline - loop.time() for exchange in exchanges]
+    assert min(deadlines) < 7
+    assert 14 < max(deadlines) <= 21
+
+
+def test_drain_lets_few_go_at_once(loop: ManualLoop) -> None:
+    exchange = WebSocketExchange(loop, graceful_timeout=30)
+    drain(exchange)
+    drain(exchange)
+    assert exchange.channel.deadline - loop.time() <= 0.01
+
+
+def test_last_call_closes_at_once(loop: ManualLoop) -> None:
+    exchange = WebSocketExchange(loop)
+    drain(exchange, last_call=True)
+    assert exchange.channel.take() == close_frame(1012)
+    drain(exchange, last_call=True)
+    assert exchange.channel.take() == b""
+
+
+def test_messages_on_their_way_are_received_in_a_drain(loop: ManualLoop) -> None:
+    exchange = WebSocketExchange(loop, websocket_max_queue=1)
+    drain(exchange, last_call=True)
+    exchange.feed(ws.frame(ws.TEXT, b"a") + ws.frame(ws.TEXT, b"b") + ws.close(1012))
+    assert [exchange.call.receive().get("text") for _ in range(2)] == ["a", "b"]
+    assert exchange.call.receive() == disconnect(1012)
+
+
+def test_drain_leaves_a_handshake_to_the_application(loop: ManualLoop) -> None:
+    exchange = WebSocketExchange(loop, accept=False)
+    drain(exchange, last_call=True)
+    exchange.call.receive()
+    exchange.call.send({"type": "websocket.accept"})
+    assert exchange.wire.accepted == []
+
+
+def test_cut_at_the_end_of_a_drain_is_1012(loop: ManualLoop) -> None:
+    exchange = WebSocketExchange(loop)
+    exchange.runtime.draining = True
+    exchange.stream.cancel()
+    loop.run_ready()
+    assert exchange.call.cancelled
+    assert exchange.channel.take() == close_frame(1012)
+
+
+def test_cut_during_the_handshake_is_503(loop: ManualLoop) -> None:
+    exchange = WebSocketExchange(loop, accept=False)
+    exchange.stream.cancel()
+    loop.run_ready()
+    assert exchange.wire.events[0][0] == 503

@@ -1,0 +1,324 @@
+"""WebSocket over HTTP/1.1: the handshake among other requests, and the connection afterwards."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from outrider.forwarded import TrustedPeers
+from outrider.http1 import LINGER
+from outrider.http_stream import HIGH_WATER
+from outrider.websocket_http1 import WRITE_HIGH_WATER
+from outrider_testing import websocket_bytes as ws
+from outrider_testing.fakes import Client, ManualLoop, constant, make_context, make_runtime
+from outrider_testing.fakes.application import DrivenApp
+from outrider_testing.fakes.runtime import CLIENT
+
+GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+ACCEPT = {"type": "websocket.accept"}
+
+
+def opened(loop: ManualLoop, **config: Any) -> Client:
+    """A client whose WebSocket the application has accepted; what was sent so far is forgotten."""
+    client = Client.of(loop, **config)
+    client.feed(ws.handshake())
+    client.call.receive()
+    client.call.send(ACCEPT)
+    client.transport.written.clear()
+    return client
+
+
+# The handshake
+
+
+def test_handshake_is_answered(loop: ManualLoop) -> None:
+    client = Client.of(loop)
+    client.feed(ws.handshake("Origin: null", "Sec-WebSocket-Protocol: a", target="/x?q=1"))
+    scope = client.call.scope
+    assert (scope["type"], scope["scheme"], scope["path"], scope["query_string"]) == ("websocket", "ws", "/x", b"q=1")
+    assert (b"origin", b"null") in scope["headers"]
+    assert "method" not in scope
+    client.call.receive()
+    client.call.send({**ACCEPT, "subprotocol": "a", "headers": [(b"X-A", b"1"), (b"connection", b"close")]})
+    assert client.sent == (
+        b"HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: Upgrade\r\n"
+        b"sec-websocket-accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\nX-A: 1\r\nsec-websocket-protocol: a\r\n\r\n"
+    )
+
+
+def test_forwarded_headers_count_as_for_http(loop: ManualLoop) -> None:
+    app = DrivenApp(loop)
+    runtime = make_runtime(loop, app, trusted_proxies=TrustedPeers.parse([CLIENT[0]]))
+    client = Client(loop, make_context(runtime, trusted_proxy=True))
+    client.feed(ws.handshake("X-Forwarded-Proto: https", "X-Forwarded-For: 192.0.2.99"))
+    assert client.call.scope["scheme"] == "wss"
+    assert client.call.scope["client"] == ("192.0.2.99", 0)
+
+
+def test_requests_before_the_handshake_are_answered_first(loop: ManualLoop) -> None:
+    client = Client.of(loop)
+    client.feed(GET + ws.handshake() + ws.frame(ws.TEXT, b"early"))
+    (first,) = client.calls
+    client.sweep(100)  # no deadline of a handshake runs meanwhile
+    first.respond(b"ok")
+    second = client.calls[1]
+    assert [answer.status for answer in client.answers()] == [200]
+    second.receive()
+    second.send(ACCEPT)
+    assert second.receive()["text"] == "early"
+
+
+def test_early_bytes_have_a_bound(loop: ManualLoop) -> None:
+    client = Client.of(loop)
+    client.feed(ws.handshake())
+    client.feed(ws.frame(ws.BINARY, bytes(HIGH_WATER + 1)))
+    client.feed(ws.frame(ws.TEXT, b"more"))
+    assert client.transport.waiting > 0
+    client.call.receive()
+    client.call.send(ACCEPT)
+    assert len(client.call.receive()["bytes"]) == HIGH_WATER + 1
+    assert client.call.receive()["text"] == "more"
+
+
+@pytest.mark.parametrize("size", [1, 1 << 17])
+def test_early_bytes_in_the_same_read_are_kept(loop: ManualLoop, size: int) -> None:
+    client = Client.of(loop)
+    client.feed(ws.handshake() + ws.frame(ws.BINARY, bytes(size)))
+    client.call.receive()
+    client.call.send(ACCEPT)
+    assert len(client.call.receive()["bytes"]) == size
+
+
+def test_another_version_is_told_which_one_is_served(loop: ManualLoop) -> None:
+    client = Client.of(loop)
+    client.feed(ws.handshake().replace(b"Version: 13", b"Version: 8"))
+    answer = client.answer()
+    assert (answer.status, answer["sec-websocket-version"], answer["upgrade"]) == (426, "13", "websocket")
+    assert answer["connection"] == "close, upgrade"
+    assert client.calls == []
+
+
+@pytest.mark.parametrize(
+    "old,new",
+    [(b"GET", b"POST"), (ws.KEY.encode(), b"short"), (b"Host: test", b"Host: test\r\nContent-Length: 3")],
+)
+def test_bad_handshake_is_400(loop: ManualLoop, old: bytes, new: bytes) -> None:
+    client = Client.of(loop)
+    client.feed(ws.handshake().replace(old, new, 1))
+    assert client.statuses == [400]
+    assert client.is_closed()
+
+
+@pytest.mark.parametrize(
+    "request_bytes",
+    [
+        ws.handshake().replace(b"HTTP/1.1", b"HTTP/1.0", 1),
+        ws.handshake().replace(b"Connection: Upgrade\r\n", b""),
+    ],
+)
+def test_what_is_no_handshake_is_plain_http(loop: ManualLoop, request_bytes: bytes) -> None:
+    client = Client.of(loop, constant())
+    client.feed(request_bytes)
+    assert client.statuses == [200]
+
+
+def test_websocket_can_be_switched_off(loop: ManualLoop) -> None:
+    client = Client.of(loop, constant(), websocket=False)
+    client.feed(ws.handshake() + GET)
+    assert client.statuses == [200, 200]
+
+
+def test_concurrency_has_its_limit(loop: ManualLoop) -> None:
+    app = DrivenApp(loop)
+    context = make_context(make_runtime(loop, app, limit_concurrency=1))
+    Client(loop, context).feed(ws.handshake())
+    other = Client(loop, context)
+    other.feed(ws.handshake())
+    assert other.statuses == [503]
+
+
+def test_denial_closes_the_connection(loop: ManualLoop) -> None:
+    client = Client.of(loop)
+    client.feed(ws.handshake())
+    client.call.send({"type": "websocket.http.response.start", "status": 401, "headers": [(b"content-length", b"2")]})
+    client.call.send({"type": "websocket.http.response.body", "body": b"no"})
+    client.feed(ws.frame(ws.TEXT, b"ignored"))
+    assert (client.answer().status, client.answer().body) == (401, b"no")
+    assert client.answer().closes
+    client.sweep(LINGER + 1)
+    assert client.transport.is_closing()
+    loop.run_ready()
+    assert not client.runtime.connections
+
+
+def test_application_that_does_not_accept_in_time_is_cancelled(loop: ManualLoop) -> None:
+    client = Client.of(loop, websocket_handshake_timeout=5, header_timeout=1)
+    client.feed(ws.handshake())
+    client.sweep(4)
+    assert client.sent == b""
+    client.sweep(2)
+    assert client.statuses == [503]
+    assert client.call.cancelled
+
+
+@pytest.mark.parametrize("how", ["lose", "feed_eof"])
+def test_client_that_leaves_during_the_handshake_is_noticed(loop: ManualLoop, how: str) -> None:
+    client = Client.of(loop)
+    client.feed(ws.handshake())
+    client.call.receive()
+    getattr(client, how)()
+    assert client.call.receive()["code"] == 1006
+
+
+def test_handshake_behind_a_request_is_dropped_with_its_client(loop: ManualLoop) -> None:
+    client = Client.of(loop)
+    client.feed(GET + ws.handshake())
+    client.feed_eof()
+    client.call.respond(b"ok")
+    assert client.statuses == [200]
+    assert len(client.calls) == 1
+
+
+# The connection afterwards
+
+
+def test_bytes_are_counted_both_ways(loop: ManualLoop) -> None:
+    client = opened(loop)
+    counters = client.runtime.counters
+    before = counters.bytes_in, counters.bytes_out
+    client.feed(ws.frame(ws.TEXT, b"abc"))
+    client.call.send({"type": "websocket.send", "text": "abcd"})
+    assert (counters.bytes_in - before[0], counters.bytes_out - before[1]) == (9, 6)
+
+
+def test_websocket_takes_the_place_of_its_connection(loop: ManualLoop) -> None:
+    client = opened(loop)
+    (connection,) = client.runtime.connections
+    assert connection is not client.connection
+    client.lose()
+    assert client.call.receive()["code"] == 1006
+    assert not client.runtime.connections
+
+
+def test_half_close_ends_it(loop: ManualLoop) -> None:
+    client = opened(loop)
+    client.feed_eof()
+    assert client.call.receive()["code"] == 1006
+    assert not client.runtime.connections
+
+
+def test_closing_handshake_closes_the_connection(loop: ManualLoop) -> None:
+    client = opened(loop)
+    client.feed(ws.close(1000))
+    assert client.sent == b"\x88\x02\x03\xe8"
+    assert client.transport.is_closing()
+
+
+def test_client_that_broke_the_protocol_can_read_why(loop: ManualLoop) -> None:
+    client = opened(loop)
+    client.feed(ws.frame(0x3))
+    assert client.transport.eof_written
+    assert not client.transport.is_closing()
+    client.feed(bytes(100_000))
+    client.sweep(LINGER + 1)
+    assert client.transport.is_closing()
+    loop.run_ready()
+    assert not client.runtime.connections
+
+
+def test_connection_without_half_close_closes_at_once(loop: ManualLoop) -> None:
+    client = Client(loop, make_context(make_runtime(loop, DrivenApp(loop))), half_close=False)
+    client.feed(ws.handshake())
+    client.call.receive()
+    client.call.send(ACCEPT)
+    client.feed(ws.frame(0x3))
+    assert client.transport.is_closing()
+
+
+def test_slow_reader_makes_the_application_wait(loop: ManualLoop) -> None:
+    client = opened(loop)
+    client.transport.congested = True
+    assert client.call.sending({"type": "websocket.send", "bytes": bytes(1000)}).done()
+    sending = client.call.sending({"type": "websocket.send", "bytes": bytes(WRITE_HIGH_WATER)})
+    assert not sending.done()
+    client.take(WRITE_HIGH_WATER)
+    assert sending.done()
+
+
+def test_responses_that_are_not_read_yet_count(loop: ManualLoop) -> None:
+    client = Client.of(loop)
+    client.transport.congested = True
+    client.feed(GET + ws.handshake())
+    client.calls[0].respond(bytes(WRITE_HIGH_WATER + 1))
+    websocket = client.calls[1]
+    websocket.receive()
+    websocket.send(ACCEPT)
+    sending = websocket.sending({"type": "websocket.send", "text": "a"})
+    assert not sending.done()
+    client.take(WRITE_HIGH_WATER + 1000)
+    assert sending.done()
+
+
+def test_client_that_never_reads_is_aborted(loop: ManualLoop) -> None:
+    client = opened(loop, write_timeout=10, websocket_ping_interval=0)
+    client.transport.congested = True
+    sending = client.call.sending({"type": "websocket.send", "bytes": bytes(2 * WRITE_HIGH_WATER)})
+    client.sweep(6)
+    client.take(5000)
+    client.sweep(6)
+    assert not client.transport.was_aborted()
+    client.sweep(12)
+    assert client.transport.was_aborted()
+    assert sending.done()
+    assert client.call.receive()["code"] == 1006
+    assert "does not read" in client.log.messages("info")[0]
+
+
+def test_write_timeout_of_0_is_none(loop: ManualLoop) -> None:
+    client = opened(loop, write_timeout=0, websocket_ping_interval=0)
+    client.transport.congested = True
+    client.call.sending({"type": "websocket.send", "bytes": bytes(2 * WRITE_HIGH_WATER)})
+    client.sweep(10_000)
+    assert not client.transport.was_aborted()
+
+
+def test_client_that_does_not_read_the_close_is_aborted(loop: ManualLoop) -> None:
+    client = opened(loop, websocket_close_timeout=5, websocket_ping_interval=0)
+    client.transport.congested = True
+    client.call.send({"type": "websocket.send", "bytes": bytes(100)})
+    client.feed(ws.close(1000))
+    assert client.transport.is_closing()
+    client.sweep(4)
+    assert not client.transport.was_aborted()
+    client.sweep(2)
+    assert client.transport.was_aborted()
+
+
+def test_reading_stops_while_the_application_does_not_receive(loop: ManualLoop) -> None:
+    client = opened(loop, websocket_max_queue=2)
+    client.feed(ws.frame(ws.TEXT, b"a") * 2)
+    client.feed(ws.frame(ws.TEXT, b"b"))
+    assert client.transport.waiting > 0
+    assert [client.call.receive()["text"] for _ in range(3)] == ["a", "a", "b"]
+
+
+def test_drain_closes_with_1012_at_the_streams_time(loop: ManualLoop) -> None:
+    client = opened(loop)
+    client.runtime.draining = True
+    for connection in list(client.runtime.connections):
+        connection.begin_drain()
+    for stream in client.runtime.streams:
+        stream.notify_drain(last_call=False)
+    client.sweep(1)
+    assert client.sent == b"\x88\x02\x03\xf4"
+    client.feed(ws.close(1012))
+    client.call.finish()
+    assert not client.runtime.connections
+    assert not client.runtime.streams
+
+
+def test_ping_goes_out_with_the_sweep(loop: ManualLoop) -> None:
+    client = opened(loop, websocket_ping_interval=20)
+    client.sweep(21)
+    assert client.sent == b"\x89\x00"

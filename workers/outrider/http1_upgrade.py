@@ -1,0 +1,86 @@
+"""What becomes of a request with Upgrade on an HTTP/1.1 connection (RFC 9110 §7.8): a WebSocket, or a plain request."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import httptools
+
+from outrider.http1_encoding import STATUS_LINES, HeaderPair, encode_fields
+from outrider.http1_response import Reading, ResponseWriter
+from outrider.http_stream import HIGH_WATER, HTTPStream
+from outrider.runtime import HTTP10, PERSISTENT, UPGRADE
+from outrider.websocket_handshake import accept_value, asks_for_websocket, check_request
+from outrider.websocket_http1 import WebSocketConnection
+from outrider.websocket_stream import WebSocketStream
+
+if TYPE_CHECKING:
+    from outrider.runtime import ConnectionContext, Scope
+
+AnyStream = HTTPStream | WebSocketStream
+
+
+class UpgradableConnection(ResponseWriter):
+    """The part of an HTTP/1.1 connection that knows about Upgrade, at which llhttp stops parsing."""
+
+    __slots__ = ("_accept_value", "_active", "_parser", "_paused", "_unparsed_framing", "_websocket")
+
+    def __init__(self, context: ConnectionContext) -> None:
+        super().__init__(context)
+        self._parser = httptools.HttpRequestParser(self)
+        self._active: AnyStream | None = None
+        self._paused = False
+        self._websocket: WebSocketStream | None = None
+        self._accept_value = b""
+        self._unparsed_framing: bytes | None = None
+
+    # -- what the stream calls
+
+    def accept_websocket(self, stream: WebSocketStream, headers: list[HeaderPair]) -> WebSocketConnection:
+        """Answer 101 (RFC 6455 §4.2.2), and have the WebSocket's own connection take this one's place.
+
+        Raises:
+            InvalidResponse: one of the headers may not go on the wire; nothing was written.
+        """
+        runtime = self._runtime
+        fields = encode_fields(headers)
+        ending = runtime.default_headers.endings[fields[3]]
+        accept = b"upgrade: websocket\r\nconnection: Upgrade\r\nsec-websocket-accept: %b\r\n" % self._accept_value
+        self._write(b"".join((STATUS_LINES[101], accept, fields[0], ending)))
+        runtime.connections.discard(self)
+        self._reading = Reading.NOTHING
+        self._active = self._websocket = None
+        del self._parser  # it refers to this connection, which would stay until garbage is collected
+        return WebSocketConnection(self._context, self._transport, stream)
+
+    # -- inside
+
+    def _is_handshake(self, scope: Scope, flags: int) -> bool:
+        """Whether this is the handshake of a WebSocket (RFC 6455 §4.2.1). Upgrade means nothing to HTTP/1.0."""
+        headers = scope["headers"]
+        if flags & HTTP10 or not self._config.websocket or not asks_for_websocket(headers):
+            return False
+        check_request(scope["method"], headers)
+        self._accept_value = accept_value(headers)
+        return True
+
+    def _feed_websocket(self, data: bytes) -> None:
+        """Bytes behind the handshake: they wait until the application has accepted, and a client should as well."""
+        stream = self._websocket
+        if stream is None or not data:
+            return
+        stream.feed(data)
+        if stream.buffered > HIGH_WATER and not self._paused:
+            self._paused = True
+            self._transport.pause_reading()
+
+    def _plan_upgrade(self, headers: list[HeaderPair], flags: int) -> int:
+        """Ignore any other Upgrade (RFC 9110 §7.8), although llhttp stops parsing at it.
+
+        Where the request has a body, another parser reads it and the connection ends with this exchange.
+        """
+        framing = [pair for pair in headers if pair[0] in (b"content-length", b"transfer-encoding")]
+        if not framing:
+            return flags & ~UPGRADE
+        self._unparsed_framing = b"".join(b"%b: %b\r\n" % pair for pair in framing)
+        return flags & ~PERSISTENT & ~UPGRADE
