@@ -1,0 +1,381 @@
+"""HTTP/2 connections: requests, their bodies, and how streams and connections end."""
+
+from __future__ import annotations
+
+import pytest
+
+from outrider.http2 import HTTP2Connection
+from outrider.http2_engine import ErrorCode, goaway_frame, reset_frame
+from outrider.http2_exchange import MOST_DISCARDED
+from outrider.http_stream import ClientDisconnected
+from outrider_testing.fakes import FakeTransport, ManualLoop, constant, echo, make_context, make_runtime
+from outrider_testing.http2_client import GET, POST, HTTP2Client
+
+HEAD = ((b":method", b"HEAD"), *GET[1:])
+NO_ERROR, PROTOCOL_ERROR, INTERNAL_ERROR = ErrorCode.NO_ERROR, ErrorCode.PROTOCOL_ERROR, ErrorCode.INTERNAL_ERROR
+
+
+def error_code(client: HTTP2Client) -> int:
+    (goaway,) = client.goaways
+    return goaway.error_code
+
+
+# -- requests
+
+
+def test_connection_announces_its_settings(loop: ManualLoop) -> None:
+    client = HTTP2Client.of(
+        loop,
+        http2_max_concurrent_streams=7,
+        http2_initial_window_size=100_000,
+        http2_max_frame_size=20_000,
+        http2_max_header_list_size=9_000,
+    )
+    assert client.settings == {3: 7, 4: 100_000, 5: 20_000, 6: 9_000, 8: 1, 9: 1}
+
+
+def test_connection_without_a_limit_for_header_lists_announces_none(loop: ManualLoop) -> None:
+    assert 6 not in HTTP2Client.of(loop, http2_max_header_list_size=0).settings
+
+
+def test_connection_answers_requests_in_the_order_that_the_app_does(loop: ManualLoop) -> None:
+    client = HTTP2Client.of(loop)
+    first, second = client.request(), client.request()
+    client.calls[1].respond(b"two")
+    client.exchange()
+    assert not client.response(first).complete
+    client.calls[0].respond(b"one")
+    client.exchange()
+    assert [client.response(each).body for each in (first, second)] == [b"one", b"two"]
+
+
+def test_app_receives_a_body_piece_by_piece(loop: ManualLoop) -> None:
+    client = HTTP2Client.of(loop)
+    stream = client.request(POST, b"he", more=True)
+    assert client.call.receive() == {"type": "http.request", "body": b"he", "more_body": True}
+    receiving = client.call.receiving()
+    assert not receiving.done()
+    client.send(stream, b"llo")
+    assert receiving.result() == {"type": "http.request", "body": b"llo", "more_body": False}
+
+
+def test_app_receives_a_body_that_ends_with_an_empty_frame(loop: ManualLoop) -> None:
+    client = HTTP2Client.of(loop, echo)
+    client.send(client.request(POST, b"hello", more=True), b"")
+    assert b'"body": "hello"' in client.response().body
+
+
+def test_request_trailers_end_the_body_and_are_dropped(loop: ManualLoop) -> None:
+    client = HTTP2Client.of(loop, echo)
+    stream = client.request(POST, b"hello", more=True)
+    client.h2.send_headers(stream, [(b"host", b"evil"), (b"x", b"y")], end_stream=True)
+    client.exchange()
+    assert b'"body": "hello"' in client.response().body
+    assert b"evil" not in client.response().body
+
+
+@pytest.mark.parametrize("size", [1, 7, 100])
+def test_connection_takes_bytes_however_they_are_split(loop: ManualLoop, size: int) -> None:
+    client = HTTP2Client.of(loop, echo)
+    stream = client.h2.get_next_available_stream_id()
+    client.h2.send_headers(stream, POST)
+    client.h2.send_data(stream, b"hello", end_stream=True)
+    data = client.h2.data_to_send()
+    for position in range(0, len(data), size):
+        client.feed(data[position : position + size])
+    assert b'"body": "hello"' in client.response().body
+
+
+def test_client_that_expects_a_continue_gets_it_when_the_app_receives(loop: ManualLoop) -> None:
+    client = HTTP2Client.of(loop)
+    stream = client.request((*POST, (b"expect", b"100-continue")), more=True)
+    assert client.response().informational == []
+    receiving = client.call.receiving()
+    client.exchange()
+    assert client.response().informational == [[(b":status", b"100")]]
+    client.send(stream, b"hello")
+    assert receiving.result()["body"] == b"hello"
+
+
+# -- what is refused
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        (*GET, (b"Upper", b"x")),
+        (*GET, (b"connection", b"close")),
+        (*GET, (b"transfer-encoding", b"chunked")),
+        (*GET, (b"te", b"gzip")),
+        (*GET, (b"host", b"other")),
+        (*GET, (b":path", b"/")),
+        (*GET, (b":unknown", b"x")),
+        (*GET, (b"x", b"a\nb")),
+        GET[1:],
+        GET[:3],
+        ((b"x", b"y"), *GET),
+        (*GET[:3], (b":path", b"")),
+    ],
+    ids=lambda fields: repr(fields[-1]),
+)
+def test_malformed_request_is_a_stream_error(loop: ManualLoop, fields: tuple[tuple[bytes, bytes], ...]) -> None:
+    client = HTTP2Client.of(loop, constant())
+    client.h2.config.validate_outbound_headers = False
+    client.h2.config.normalize_outbound_headers = False
+    stream = client.request(fields)
+    assert client.response(stream).reset == PROTOCOL_ERROR
+    assert client.response(client.request()).status == 200
+
+
+@pytest.mark.parametrize("body", [b"four", b"sixsix"])
+def test_body_that_contradicts_its_length_is_a_stream_error(loop: ManualLoop, body: bytes) -> None:
+    client = HTTP2Client.of(loop)
+    stream = client.h2.get_next_available_stream_id()
+    client.h2.send_headers(stream, (*POST, (b"content-length", b"5")))
+    client.exchange()
+    length = len(body).to_bytes(3, "big")
+    client.feed(length + b"\0\x01" + stream.to_bytes(4, "big") + body)
+    assert client.response(stream).reset == PROTOCOL_ERROR
+    assert client.call.receiving().result() == {"type": "http.disconnect"}
+
+
+@pytest.mark.parametrize(
+    "fields, status",
+    [
+        (((b":method", b"CONNECT"), (b":authority", b"a")), 501),
+        (((b":method", b"SOURCE"), *GET[1:]), 501),
+        ((*GET, (b"expect", b"tea")), 417),
+        ((*GET[:2], (b":authority", b"a:b"), GET[3]), 400),
+        ((*GET[:3], (b":path", b"/#x")), 400),
+        ((*GET, (b"content-type", b"a"), (b"content-type", b"b")), 400),
+        (((b":method", b"CONNECT"), (b":protocol", b"tea"), *GET[1:]), 501),
+    ],
+)
+def test_request_that_may_not_be_served_is_answered(
+    loop: ManualLoop, fields: tuple[tuple[bytes, bytes], ...], status: int
+) -> None:
+    client = HTTP2Client.of(loop)
+    client.h2.config.validate_outbound_headers = False
+    stream = client.request(fields)
+    assert client.response(stream).status == status
+    assert client.response(stream).complete
+    assert client.calls == []
+    assert client.log.messages("warning")[0].startswith("Refused a request from 192.0.2.7:54321: ")
+    assert not client.is_closed()
+
+
+def test_refused_request_with_a_body_is_answered_and_reset(loop: ManualLoop) -> None:
+    client = HTTP2Client.of(loop)
+    stream = client.request((*POST, (b"expect", b"tea")), more=True)
+    assert client.response(stream).status == 417
+    assert client.response(stream).complete
+    assert client.response(stream).reset == NO_ERROR
+
+
+def test_refused_head_request_has_no_body(loop: ManualLoop) -> None:
+    client = HTTP2Client.of(loop)
+    stream = client.request((*HEAD, (b"expect", b"tea")))
+    assert client.response(stream).status == 417
+    assert client.response(stream).body == b""
+
+
+def test_request_beyond_limit_concurrency_is_answered_with_503(loop: ManualLoop) -> None:
+    client = HTTP2Client.of(loop, limit_concurrency=1)
+    first, second = client.request(), client.request()
+    assert client.response(second).status == 503
+    client.call.respond(b"ok")
+    client.exchange()
+    assert client.response(first).status == 200
+
+
+# -- the response is over before the request is
+
+
+def test_rest_of_a_body_that_the_app_did_not_want_is_dropped(loop: ManualLoop) -> None:
+    client = HTTP2Client.of(loop, constant())
+    stream = client.request(POST, b"x", more=True)
+    assert client.response(stream).complete
+    for _ in range(10):
+        client.send(stream, bytes(16384), more=True)
+    client.send(stream, b"end")
+    assert client.response(stream).reset is None
+    assert client.connection.finishing == 0
+
+
+def test_client_that_goes_on_and_on_after_its_response_is_reset(loop: ManualLoop) -> None:
+    client = HTTP2Client.of(loop, constant())
+    stream = client.request(POST, b"x", more=True)
+    sent = 0
+    while client.response(stream).reset is None:
+        client.send(stream, bytes(16384), more=True)
+        sent += 16384
+        assert sent < 2 * MOST_DISCARDED
+    assert client.response(stream).reset == NO_ERROR
+    assert client.response(client.request()).status == 200
+
+
+def test_upload_that_waited_for_an_app_that_has_answered_goes_on(loop: ManualLoop) -> None:
+    client = HTTP2Client.of(loop)
+    stream = client.request(POST, more=True)
+    while client.h2.local_flow_control_window(stream) >= 16384:
+        client.send(stream, bytes(16384), more=True)
+    client.call.respond(b"no")
+    client.exchange()
+    assert client.response(stream).complete
+    client.send(stream, bytes(16384))
+    assert client.response(stream).reset is None
+    assert client.connection.finishing == 0
+
+
+def test_client_that_need_not_continue_has_as_long_as_for_a_body(loop: ManualLoop) -> None:
+    client = HTTP2Client.of(loop, body_timeout=30, write_timeout=10)
+    stream = client.request((*POST, (b"expect", b"100-continue")), more=True)
+    client.call.respond(b"no")
+    client.exchange()
+    client.sweep(10.5)
+    client.sweep(10.5)
+    assert client.response(stream).reset is None
+    client.sweep(10.5)
+    assert client.response(stream).reset == NO_ERROR
+
+
+# -- cancelled streams and lost connections
+
+
+def test_app_is_told_that_its_client_has_cancelled(loop: ManualLoop) -> None:
+    client = HTTP2Client.of(loop)
+    client.reset(client.request())
+    assert client.call.receive() == {"type": "http.disconnect"}
+    with pytest.raises(ClientDisconnected):
+        client.call.start()
+    assert client.response(client.request()).reset is None
+
+
+def test_app_that_ignores_a_cancelled_client_is_cancelled(loop: ManualLoop) -> None:
+    client = HTTP2Client.of(loop, disconnect_grace=3.0)
+    client.reset(client.request())
+    assert not client.call.cancelled
+    client.sweep(3.0)
+    assert client.call.cancelled
+
+
+def test_request_that_is_cancelled_in_the_same_breath_never_starts(loop: ManualLoop) -> None:
+    client = HTTP2Client.of(loop)
+    stream = client.h2.get_next_available_stream_id()
+    client.h2.send_headers(stream, GET, end_stream=True)
+    client.h2.reset_stream(stream)
+    client.exchange()
+    assert client.calls == []
+    assert client.runtime.streams == set()
+
+
+def test_lost_connection_disconnects_all_its_streams(loop: ManualLoop) -> None:
+    client = HTTP2Client.of(loop)
+    client.request()
+    client.request()
+    client.lose()
+    assert [call.receive()["type"] for call in client.calls] == ["http.disconnect"] * 2
+    assert client.runtime.connections == set()
+
+
+def test_client_that_shuts_down_its_sending_side_has_left(loop: ManualLoop) -> None:
+    client = HTTP2Client.of(loop)
+    client.request()
+    client.transport.feed_eof()
+    loop.run_ready()
+    assert client.call.receive() == {"type": "http.disconnect"}
+    assert client.is_closed()
+
+
+def test_app_that_fails_midway_resets_its_stream(loop: ManualLoop) -> None:
+    client = HTTP2Client.of(loop)
+    stream = client.request()
+    client.call.start()
+    client.call.body(b"half", more=True)
+    client.call.fail(ValueError("no"))
+    client.exchange()
+    assert client.response(stream).body == b"half"
+    assert client.response(stream).reset == INTERNAL_ERROR
+    assert not client.is_closed()
+
+
+def test_app_that_fails_at_once_is_answered_with_500(loop: ManualLoop) -> None:
+    client = HTTP2Client.of(loop)
+    stream = client.request()
+    client.call.fail(ValueError("no"))
+    client.exchange()
+    assert client.response(stream).status == 500
+    assert client.response(stream).all("connection") == []
+
+
+# -- errors of the connection
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        b"\0\0\4\x08\0\0\0\0\0\0\0\0\0",  # WINDOW_UPDATE of nothing
+        b"\0\0\5\6\0\0\0\0\0hello",  # PING of another size
+        b"\0\0\1\0\0\0\0\0\x09x",  # DATA on a stream that does not exist
+        b"\xff\xff\xff\0\0\0\0\0\1",  # a frame that is too large
+    ],
+)
+def test_connection_error_is_told_and_ends_the_connection(loop: ManualLoop, frame: bytes) -> None:
+    client = HTTP2Client.of(loop)
+    client.request()
+    client.feed(frame)
+    assert error_code(client) != NO_ERROR
+    assert client.is_closed()
+    assert client.call.receive() == {"type": "http.disconnect"}
+
+
+def test_client_that_does_not_speak_http2_is_told_so(loop: ManualLoop) -> None:
+    connection = HTTP2Connection(make_context(make_runtime(loop, constant())))
+    transport = FakeTransport(loop, connection)
+    connection.connection_made(transport)
+    transport.feed(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+    loop.run_ready()
+    assert transport.written.endswith(goaway_frame(0, ErrorCode.PROTOCOL_ERROR))
+    assert transport.eof_written
+
+
+def test_bytes_after_the_end_are_thrown_away(loop: ManualLoop) -> None:
+    client = HTTP2Client.of(loop)
+    client.feed(b"\0\0\5\6\0\0\0\0\0hello")
+    written = len(client.sent)
+    client.transport.feed(b"x" * 1000)
+    loop.run_ready()
+    assert len(client.sent) == written
+
+
+def test_frame_on_a_stream_that_the_client_has_reset_is_an_error_of_the_stream(loop: ManualLoop) -> None:
+    client = HTTP2Client.of(loop)
+    stream = client.request(POST, more=True)
+    client.reset(stream)
+    client.h2.ping(b"12345678")
+    client.feed(b"\0\0\1\0\0" + stream.to_bytes(4, "big") + b"x" + client.h2.data_to_send())
+    assert reset_frame(stream, ErrorCode.STREAM_CLOSED) in client.sent
+    assert client.sent.endswith(b"12345678"), "frames are answered in their order"
+    assert not client.is_closed()
+
+
+def test_what_comes_before_a_broken_frame_is_dealt_with(loop: ManualLoop) -> None:
+    client = HTTP2Client.of(loop)
+    client.h2.ping(b"12345678")
+    client.transport.feed(client.h2.data_to_send() + b"\0\0\5\2\0\0\0\0\0hello")
+    loop.run_ready()
+    client._read()
+    assert client.pings == [b"12345678"]
+    assert error_code(client) == PROTOCOL_ERROR
+
+
+# -- counting
+
+
+def test_exchanges_and_bytes_are_counted(loop: ManualLoop) -> None:
+    client = HTTP2Client.of(loop, constant())
+    client.request()
+    client.request()
+    assert client.runtime.counters.requests == 2
+    assert client.runtime.counters.bytes_out == len(client.sent)
+    assert client.runtime.counters.bytes_in > 100
