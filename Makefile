@@ -7,6 +7,17 @@ PORT ?= 8000
 WORKERS ?= 4
 # Limits `make test` to some tests, without the coverage floor: make test ARGS="tests/workers -k drain"
 ARGS ?=
+# Tests that run at a time: those with processes wait half of their time. ARGS='$(PARALLEL) tests/workers' does so, too.
+JOBS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
+PARALLEL = -n $(JOBS) --dist worksteal
+
+# The cases of Autobahn|Testsuite that `make compliance` plays, by their numbers: AUTOBAHN='1.* 12.1.*'
+AUTOBAHN ?= *
+# It runs on Python 2.7 only: on PATH, or kept by pyenv. A pyenv shim may be on PATH and not run.
+PYTHON27 ?= $(shell for each in python2.7 "$$(pyenv root 2>/dev/null)"/versions/2.7.*/bin/python; do \
+	"$$each" -c '' 2>/dev/null && echo "$$each" && break; done)
+# Random inputs of each test of `make fuzz`.
+FUZZ ?= 5000
 
 BIN := $(VENV)/bin
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
@@ -20,7 +31,7 @@ SOAK := $(patsubst %,tests/integration/test_%.py,zero_loss costs \
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help run supervise test compliance soak lint format types layers bench compare-reloads dist clean
+.PHONY: help run supervise test compliance fuzz browser soak lint format types layers bench compare-reloads dist clean
 
 help: ## list the targets
 	@echo "make TARGET [PYTHON=$(PYTHON)] [VENV=$(VENV)] [PORT=$(PORT)] [WORKERS=$(WORKERS)] [ARGS=...]"
@@ -39,15 +50,23 @@ supervise: $(VENV)/.example ## the same under the supervisor
 test: $(VENV)/.test ## run the tests, with the coverage floor
 ifeq ($(strip $(ARGS)),)
 	@$(BIN)/coverage erase
-	@$(BIN)/coverage run -m pytest -q
+	@$(BIN)/coverage run -m pytest -q $(PARALLEL) -m "not alone and not external"
+	@$(BIN)/coverage run -m pytest -q -m alone
 	@$(BIN)/coverage combine --quiet
 	@$(BIN)/coverage report
 else
 	@$(BIN)/python -m pytest -q $(ARGS)
 endif
 
-compliance: $(VENV)/.test ## replay the HTTP/1.1 corpus; attack with slowhttptest, which must be installed
-	@$(BIN)/python -m pytest -q -m "external or not external" tests/compliance tests/integration/test_slow_clients.py $(ARGS)
+compliance: $(VENV)/.test $(VENV)/.autobahn ## run the HTTP/1.1, HTTP/2 and WebSocket suites, with programs of others (half an hour)
+	@OUTRIDER_AUTOBAHN='$(AUTOBAHN)' $(BIN)/python -m pytest -q -m "external or not external" \
+		tests/compliance tests/integration/test_slow_clients.py $(ARGS)
+
+fuzz: $(VENV)/.test ## try FUZZ random inputs on each wire protocol, other ones each time
+	@OUTRIDER_FUZZ=$(FUZZ) $(BIN)/python -m pytest -q -n $(JOBS) --timeout=0 tests/compliance -k fuzz $(ARGS)
+
+browser: $(VENV)/.test ## show the example in a browser across reloads; Chromium must be installed
+	@$(BIN)/python -m pytest -q -m external tests/integration/test_browser.py $(ARGS)
 
 soak: $(VENV)/.test ## lose no request, for longer (half an hour or more)
 	@OUTRIDER_SOAK=1 $(BIN)/python -m pytest -q $(SOAK) $(ARGS)
@@ -100,4 +119,15 @@ $(MADE):
 $(VENV)/.example $(VENV)/.test $(VENV)/.lint $(VENV)/.bench: pyproject.toml $(MADE)
 	@echo "Installing the $(patsubst .%,%,$(notdir $@)) dependencies into $(VENV) ..."
 	@$(INSTALL) --editable . --group $(patsubst .%,%,$(notdir $@))
+	@touch $@
+
+$(VENV)/.autobahn: tests/compliance/autobahn/requirements.txt $(MADE)
+	@[ -n "$(PYTHON27)" ] || { \
+		echo "Autobahn|Testsuite needs Python 2.7: install it (pyenv install 2.7.18), or name one with PYTHON27=..." >&2; exit 1; }
+	@$(PYTHON27) -m pip --version >/dev/null 2>&1 || { \
+		echo "$(PYTHON27) has no pip: give it one ($(PYTHON27) -m ensurepip), or name another with PYTHON27=..." >&2; exit 1; }
+	@echo "Installing Autobahn|Testsuite into $(VENV)/autobahn ..."
+	@rm -rf $(VENV)/autobahn
+	@PYTHONUSERBASE=$(abspath $(VENV))/autobahn $(PYTHON27) -W ignore -m pip install -qq --disable-pip-version-check \
+		--user --ignore-installed --no-deps --requirement $<
 	@touch $@

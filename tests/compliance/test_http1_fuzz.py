@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from hypothesis import HealthCheck, given, settings
+import pytest
+from hypothesis import given
 from hypothesis import strategies as st
 
 from outrider.http1_encoding import InvalidResponse
 from outrider.runtime import Receive, Scope, Send
 from outrider_testing.fakes import Client, ManualLoop, echo, make_context, make_runtime
+from outrider_testing.fuzzing import FUZZ, cut, damaged
 
-FUZZ = settings(
-    max_examples=200,
-    deadline=None,
-    derandomize=True,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)
+pytestmark = pytest.mark.usefixtures("freed")
+
+MARKS = b"\0\t\n\r :;,/0AZ_\x7f\xff"
 
 LINES = [
     b"GET / HTTP/1.1",
@@ -60,18 +59,13 @@ def requests(draw: st.DrawFn) -> bytes:
 @st.composite
 def streams(draw: st.DrawFn) -> bytes:
     """Some requests on one connection, with a few bytes changed."""
-    data = bytearray(b"".join(draw(st.lists(requests(), min_size=1, max_size=4))))
-    for _ in range(draw(st.sampled_from([0, 0, 1, 3]))):
-        data[draw(st.integers(0, len(data) - 1))] = draw(st.sampled_from(b"\0\t\n\r :;,/0AZ_\x7f\xff"))
-    return bytes(data)
+    return damaged(draw, b"".join(draw(st.lists(requests(), min_size=1, max_size=4))), MARKS)
 
 
 @st.composite
 def pieces(draw: st.DrawFn) -> list[bytes]:
     """A stream of requests, cut at random."""
-    data = draw(streams())
-    cuts = sorted(draw(st.lists(st.integers(0, len(data)), max_size=8)))
-    return [data[start:end] for start, end in zip([0, *cuts], [*cuts, len(data)], strict=True)]
+    return cut(draw, draw(streams()))
 
 
 async def app(scope: Scope, receive: Receive, send: Send) -> None:

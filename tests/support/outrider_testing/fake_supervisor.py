@@ -5,18 +5,28 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
 import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
 import outrider_supervisor
 from outrider.scoreboard import RowSnapshot, Scoreboard
-from outrider_supervisor.messages import MOST_BYTES, FromMaster, ToMaster, WorkerReady, decode, encode
+from outrider_supervisor.messages import (
+    MOST_BYTES,
+    FromMaster,
+    Stop,
+    ToMaster,
+    WorkerExited,
+    WorkerReady,
+    decode,
+    encode,
+)
 from outrider_supervisor.reports import Report, ReportReader
-from outrider_testing.http_client import Response, fetch
+from outrider_testing.http_client import HTTPConnection, Response, encode_request, fetch
 from outrider_testing.processes import is_running, read_process, session_members
 from outrider_testing.waiting import until
 
@@ -27,6 +37,43 @@ SOURCE = Path(outrider_supervisor.__file__).parents[1]
 PATIENCE = 20.0
 FIRST_FREE_DESCRIPTOR = 100
 FOREIGN = ("GUNICORN_", "OUTRIDER_", "LISTEN_", "NOTIFY_SOCKET", "WEB_CONCURRENCY", "FORWARDED_ALLOW_IPS")
+
+SHOP = """
+import gc, os, sys
+
+def app(environ, start_response):
+    start_response("200 OK", [])
+    return [str(os.getpid()).encode()]
+
+frozen_at_boot = 0
+
+async def asgi(scope, receive, send):
+    global frozen_at_boot
+    if scope["type"] != "http":
+        frozen_at_boot = gc.get_freeze_count()
+        raise NotImplementedError
+    if scope["path"] == "/die":
+        os._exit(int(scope["query_string"] or 0))
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": b"%d %d" % (frozen_at_boot, gc.isenabled())})
+"""
+
+HOOKS = """
+def record(*words):
+    with open("hooks", "a") as events:
+        events.write(" ".join(map(str, words)) + "\\n")
+
+def on_starting(server): record("on_starting")
+def on_reload(server): record("on_reload")
+def when_ready(server): record("when_ready")
+def pre_fork(server, worker): record("pre_fork")
+def post_fork(server, worker): record("post_fork")
+def post_worker_init(worker): record("post_worker_init")
+def worker_exit(server, worker): record("worker_exit")
+def child_exit(server, worker): record("child_exit")
+def nworkers_changed(server, new, old): record("nworkers_changed", new, old)
+def on_exit(server): record("on_exit")
+"""
 
 
 class FakeSupervisor:
@@ -90,6 +137,26 @@ class FakeSupervisor:
         """Send a request on a connection of its own."""
         return fetch(self.listener.getsockname(), target)
 
+    def connect(self) -> HTTPConnection:
+        """Open a connection to the listener."""
+        return HTTPConnection(self.listener.getsockname())
+
+    def hold(self, name: str) -> HTTPConnection:
+        """Start a request that stays in flight until `release(name)`; return once the app runs it."""
+        connection = self.connect()
+        connection.send(encode_request("GET", f"/gate/{name}"))
+        self.until((self.directory / f"{name}.held").exists)
+        return connection
+
+    def release(self, name: str) -> None:
+        """Let a held request finish."""
+        (self.directory / f"{name}.open").touch()
+
+    def stop(self) -> int:
+        """Stop the master and wait for its exit code."""
+        self.send(Stop(fast=False))
+        return self.until_exit()
+
     # -- looking
 
     def look(self) -> None:
@@ -127,6 +194,24 @@ class FakeSupervisor:
         self.until_message(WorkerReady, count)
         return [message.pid for message in self.find(WorkerReady)]
 
+    def until_exit_of(self, pid: int) -> WorkerExited:
+        """Wait for the exit of a worker."""
+
+        def find() -> WorkerExited | None:
+            return next((each for each in self.find(WorkerExited) if each.pid == pid), None)
+
+        message = self.until(find, f"exit of {pid}")
+        assert message is not None
+        return message
+
+    def until_report(self, pattern: str) -> str:
+        """Wait for a log record whose text matches a regular expression; that text."""
+
+        def find() -> str:
+            return next((each.text for each in self.reports if re.search(pattern, each.text)), "")
+
+        return self.until(find, f"report {pattern!r}")
+
     def until_exit(self) -> int:
         """Wait for the end of the master: the exit code, or the negative number of a signal."""
         self.until(self._has_ended, "end of the master")
@@ -142,6 +227,14 @@ class FakeSupervisor:
     def rows(self) -> list[RowSnapshot]:
         """The scoreboard."""
         return self.scoreboard.rows()
+
+    def row_of(self, pid: int) -> RowSnapshot:
+        """The row of a worker in the scoreboard."""
+        return next(row for row in self.rows() if row.pid == pid)
+
+    def hooks(self) -> list[str]:
+        """What the hooks of `HOOKS` have recorded."""
+        return (self.directory / "hooks").read_text().splitlines()
 
     def close(self) -> None:
         """Leave nothing behind."""
@@ -182,3 +275,18 @@ def title_of(pid: int) -> str:
     """The title of a process, as ps shows it."""
     assert read_process(pid) is not None
     return Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0").decode()
+
+
+MakeSupervisor = Callable[..., FakeSupervisor]
+
+
+@contextlib.contextmanager
+def making_supervisors(directory: Path) -> Iterator[MakeSupervisor]:
+    """Give a function that makes supervisors whose masters find `SHOP` in `directory`; close them all at the end."""
+    (directory / "shop.py").write_text(SHOP)
+    with contextlib.ExitStack() as stack:
+
+        def make(**arguments: int) -> FakeSupervisor:
+            return stack.enter_context(contextlib.closing(FakeSupervisor(directory, **arguments)))
+
+        yield make

@@ -106,6 +106,10 @@ class OutriderProcess(ServerProcess):
         (current,) = (each for each in self.status()["generations"] if each["state"] == "current")
         return current
 
+    def version(self) -> str:
+        """Tell which release answers."""
+        return self.get("/").field("x-version")
+
     def is_settled(self, workers: int, generation: int | None = None) -> bool:
         """Tell whether one generation is left, with all its workers ready, and nothing goes on."""
         status = self.status()

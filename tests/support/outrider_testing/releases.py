@@ -20,6 +20,14 @@ from outrider_testing.apps.release import make
 app = make({version!r}, fault={fault!r}, seconds={seconds!r})
 """
 
+_HELD = """\
+from pathlib import Path
+
+from outrider_testing.waiting import until
+
+until(Path("go").exists, 60.0)
+"""
+
 
 def good(version: object) -> str:
     """The app.py of a release that works."""
@@ -31,9 +39,24 @@ def faulty(version: object, fault: str, seconds: float = 0.0) -> str:
     return _FAULTY.format(version=str(version), fault=fault, seconds=seconds)
 
 
+def held_at_import(version: object) -> str:
+    """The app.py of a release that works, but is not imported before `let_import`."""
+    return f"{_HELD}\n{good(version)}"
+
+
+def let_import(directory: Path) -> None:
+    """Let the release of `held_at_import` be imported."""
+    (directory / "go").touch()
+
+
 def slow_to_import(version: object, seconds: float) -> str:
     """The app.py of a release that works, but takes so long to import."""
     return f"import time\n\ntime.sleep({seconds!r})\n\n{good(version)}"
+
+
+def large(version: object, mebibytes: int) -> str:
+    """The app.py of a release that works, and holds so much memory."""
+    return f"{good(version)}\nheld = b'x' * ({mebibytes} << 20)\n"
 
 
 def deploy(directory: Path, app: str) -> None:

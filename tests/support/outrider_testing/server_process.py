@@ -22,6 +22,8 @@ T = TypeVar("T")
 SUPPORT = Path(__file__).parents[1]
 
 START_DEADLINE = 20.0
+PATIENCE = 20.0
+"""Seconds to wait for what must come. How long it takes on a busy machine is not what is tested."""
 STOP_DEADLINE = 10.0
 
 # `record` is for the hooks that a test adds below it; the probe app appends to the same file.
@@ -132,7 +134,7 @@ class ServerProcess:
 
     # Waiting
 
-    def until(self, condition: Callable[[], T], deadline: float = 5.0, what: str = "") -> T:
+    def until(self, condition: Callable[[], T], deadline: float = PATIENCE, what: str = "") -> T:
         """Wait for `condition`; on failure the log is part of the message."""
         try:
             return until(condition, deadline, what=what)
@@ -140,11 +142,11 @@ class ServerProcess:
             message = f"{error}\n--- log ---\n{self.log_text()}"
             raise TimeoutError(message) from None
 
-    def until_log(self, pattern: str, deadline: float = 5.0) -> re.Match[str]:
+    def until_log(self, pattern: str, deadline: float = PATIENCE) -> re.Match[str]:
         """Wait until the log matches a regular expression; return the match."""
         return self.until_file(self._log_path.name, pattern, deadline)
 
-    def until_file(self, name: str, pattern: str, deadline: float = 5.0) -> re.Match[str]:
+    def until_file(self, name: str, pattern: str, deadline: float = PATIENCE) -> re.Match[str]:
         """Wait until a file in its directory matches a regular expression; return the match."""
         path = self.directory / name
         expression = re.compile(pattern, re.MULTILINE)
@@ -156,7 +158,7 @@ class ServerProcess:
         assert match is not None
         return match
 
-    def until_event(self, event: str, deadline: float = 5.0) -> str:
+    def until_event(self, event: str, deadline: float = PATIENCE) -> str:
         """Wait until a recorded line starts with `event`; return that line."""
 
         def find() -> str | None:
@@ -183,7 +185,7 @@ class ServerProcess:
             message = f"the server still runs after {deadline} s\n--- log ---\n{self.log_text()}"
             raise TimeoutError(message) from None
 
-    def wait_until_gone(self, pid: int, deadline: float = 5.0) -> None:
+    def wait_until_gone(self, pid: int, deadline: float = 8.0) -> None:
         """Wait until the process `pid` no longer runs."""
         self.until(lambda: not is_running(pid), deadline, f"exit of {pid}")
 
@@ -205,7 +207,7 @@ class ServerProcess:
         """Start a request that stays in flight until `release(name)`; return once the app runs it."""
         connection = self.connect(timeout)
         connection.send(encode_request("GET", f"/gate/{name}"))
-        self.until((self.directory / f"{name}.held").exists, 5.0, f"gate {name} held")
+        self.until((self.directory / f"{name}.held").exists, what=f"gate {name} held")
         return connection
 
     def release(self, name: str) -> None:
