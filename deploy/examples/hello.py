@@ -13,15 +13,18 @@ import os
 import time
 from collections.abc import AsyncIterator
 from html import escape
+from pathlib import Path
 from string import Template
 from typing import Annotated, Any
 
-from fastapi import FastAPI, Header, Query, Request
-from fastapi.responses import HTMLResponse, Response, StreamingResponse
+from fastapi import FastAPI, Header, Query, Request, WebSocket
+from fastapi.responses import FileResponse, HTMLResponse, Response, StreamingResponse
 from fastapi.routing import APIRoute
 
 Seconds = Annotated[float, Query(ge=0, le=60)]
 Count = Annotated[int, Query(ge=0, le=1_000_000)]
+
+RETRY = 500  # milliseconds after which a browser reconnects; its own default is some seconds
 
 
 @contextlib.asynccontextmanager
@@ -78,6 +81,7 @@ async def events(
     drain = getattr(request.state, "outrider_drain", None) or asyncio.Event()
 
     async def messages() -> AsyncIterator[str]:
+        yield f"retry: {RETRY}\n\n"
         for number in range(last_event_id + 1, last_event_id + count + 1):
             yield f"id: {number}\ndata: event {number} from worker {os.getpid()}\n\n"
             with contextlib.suppress(TimeoutError):
@@ -87,6 +91,20 @@ async def events(
                 return
 
     return StreamingResponse(messages(), media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+
+
+@app.websocket("/ws")
+async def websocket_echo(websocket: WebSocket) -> None:
+    """Each message, sent back with the worker that had it. A client that is closed with 1012 should come back."""
+    await websocket.accept()
+    async for text in websocket.iter_text():
+        await websocket.send_text(f"{text} from worker {os.getpid()} over HTTP/{websocket.scope['http_version']}")
+
+
+@app.get("/live")
+async def live() -> FileResponse:
+    """A page with events, a WebSocket and a stream, which goes on through a reload."""
+    return FileResponse(Path(__file__).with_name("live.html"))
 
 
 @app.get("/slow")

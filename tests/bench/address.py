@@ -1,9 +1,10 @@
-"""Where a server listens, and one plain request to it."""
+"""Where a server listens, and one plain request over HTTP/1.1 to it."""
 
 from __future__ import annotations
 
 import http.client
 import socket
+import ssl
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,15 +20,21 @@ class Address:
     port: int
     uds: Path | None = None
     host: str = "127.0.0.1"
+    uses_tls: bool = False
 
     @classmethod
-    def unused(cls, uds: Path | None = None) -> Address:
+    def unused(cls, uds: Path | None = None, *, uses_tls: bool = False) -> Address:
         """Return an address no one listens on at the moment."""
         if uds is not None:
             return cls(0, uds)
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
-            return cls(probe.getsockname()[1])
+            return cls(probe.getsockname()[1], uses_tls=uses_tls)
+
+    @property
+    def url(self) -> str:
+        """The address as load generators take it, without a path."""
+        return f"{'https' if self.uses_tls else 'http'}://{self.host}:{self.port}"
 
     def connect(self, source: str = "127.0.0.1", timeout: float = _TIMEOUT) -> socket.socket:
         """Open a connection from the loopback address ``source``; ``timeout`` is in seconds.
@@ -36,6 +43,9 @@ class Address:
             OSError: the server does not accept.
 
         """
+        if self.uses_tls:
+            plain = socket.create_connection((self.host, self.port), timeout, (source, 0))
+            return _unverified().wrap_socket(plain)
         if self.uds is None:
             return socket.create_connection((self.host, self.port), timeout, (source, 0))
         connection = socket.socket(socket.AF_UNIX)
@@ -44,25 +54,35 @@ class Address:
         return connection
 
 
+def _unverified() -> ssl.SSLContext:
+    """Return a context that takes any certificate, as the load generators do."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
+
+
 class Client(http.client.HTTPConnection):
     """A keep-alive HTTP client that reaches either kind of address."""
 
-    def __init__(self, address: Address) -> None:
+    def __init__(self, address: Address, load: Load) -> None:
         """Remember the address; the connection is opened with the first request."""
         super().__init__(address.host, address.port or None)
         self._address = address
+        self._load = load
 
     def connect(self) -> None:
         """Open the connection."""
         self.sock = self._address.connect()
 
-    def check(self, load: Load) -> str:
-        """Make one request and return what is wrong with its answer, or the empty string.
+    def check(self) -> str:
+        """Make one request of the load and return what is wrong with its answer, or the empty string.
 
         Raises:
             OSError, http.client.HTTPException: no answer.
 
         """
+        load = self._load
         self.request(load.method, load.path, load.body or None)
         response = self.getresponse()
         body = response.read()

@@ -8,7 +8,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from loads import LOADS, Tool
+from loads import LOADS, Page, Tool
 from servers import FLOOR, OUTRIDER, SERVERS
 from summary import Results, Row, rows_of
 
@@ -18,13 +18,14 @@ _COLUMNS = 2
 _LONGEST_OVER_SECOND = 1.5  # one very costly server would make the others unreadable: its bar is cut
 
 
-def write(results: Results, path: Path) -> bool:
-    """Write a PNG to ``path``: one panel a load, each with its own scale, cheapest server on top.
+def write(results: Results, page: Page, path: Path) -> bool:
+    """Write a PNG to ``path``: one panel for each load of ``page``, each with its own scale, cheapest server on top.
 
     Returns whether there was anything to draw.
     """
     mpl.use("Agg")
-    panels = {load: rows_of(results, load) for load in LOADS if LOADS[load].tool is not Tool.IDLE}
+    loads = [load for load in LOADS.values() if load.page is page and load.tool is not Tool.IDLE]
+    panels = {load.key: rows_of(results, load.key) for load in loads}
     panels = {load: rows for load, rows in panels.items() if rows}
     if not panels:
         return False
@@ -35,7 +36,7 @@ def write(results: Results, path: Path) -> bool:
         _draw(next(axes), LOADS[load].title, rows)
     for unused in axes:
         unused.axis("off")
-    figure.suptitle("Server CPU per request in µs: medians, one worker on one core (less is better)")
+    figure.suptitle(f"Server CPU per {loads[0].unit} in µs: medians, one worker on one core (less is better)")
     figure.savefig(path, dpi=110)
     return True
 

@@ -1,4 +1,4 @@
-"""Hold many idle keep-alive connections."""
+"""Hold many idle connections: kept alive, or WebSockets."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from collections.abc import Iterator
 
 from address import Address, request_bytes
 from loads import Load
+from websocket_wire import WebSocket
 
 _PER_SOURCE = 20_000  # loopback source addresses have some 28 000 ports each
 _SPARE_DESCRIPTORS = 512
+_PING = b"\x89"  # how the frame of a ping begins (RFC 6455, section 5.2)
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # leaves no TIME_WAIT behind for the next server
 
 
@@ -40,11 +42,15 @@ def idle_connections(address: Address, load: Load, count: int) -> Iterator[list[
         OSError: the server refused one, closed it or did not answer.
 
     """
+    if load.is_websocket:
+        with websockets(address, load, count) as opened:
+            yield [websocket.socket for websocket in opened]
+        return
     connections: list[socket.socket] = []
     request = request_bytes(load)
     try:
         for index in range(count):
-            connection = address.connect(source=f"127.0.0.{1 + index // _PER_SOURCE}")
+            connection = address.connect(_source(index))
             connections.append(connection)
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
             connection.sendall(request)
@@ -55,12 +61,47 @@ def idle_connections(address: Address, load: Load, count: int) -> Iterator[list[
             connection.close()
 
 
+@contextlib.contextmanager
+def websockets(address: Address, load: Load, count: int) -> Iterator[list[WebSocket]]:
+    """Open ``count`` WebSockets, have one message echoed on each, and close them in the end.
+
+    Raises:
+        OSError: the server refused one, closed it or did not answer as it should.
+
+    """
+    opened: list[WebSocket] = []
+    try:
+        for index in range(count):
+            websocket = WebSocket(address, load, _source(index))
+            opened.append(websocket)
+            websocket.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+            fault = websocket.check()
+            if fault:
+                raise ConnectionError(fault)
+        yield opened
+    finally:
+        for websocket in opened:
+            websocket.close()
+
+
 def still_open(connections: list[socket.socket]) -> int:
-    """Return how many connections the server has not closed."""
+    """Return how many connections the server has not closed. What it sends unasked is its farewell, or a ping."""
     poll = select.poll()
-    for connection in connections:
-        poll.register(connection, select.POLLIN)
-    return len(connections) - len(poll.poll(0))
+    by_descriptor = {connection.fileno(): connection for connection in connections}
+    for descriptor in by_descriptor:
+        poll.register(descriptor, select.POLLIN)
+    return len(connections) - sum(not _was_pinged(by_descriptor[descriptor]) for descriptor, _ in poll.poll(0))
+
+
+def _was_pinged(connection: socket.socket) -> bool:
+    try:
+        return connection.recv(1, socket.MSG_PEEK) == _PING
+    except ConnectionError:
+        return False
+
+
+def _source(index: int) -> str:
+    return f"127.0.0.{1 + index // _PER_SOURCE}"
 
 
 def _read_response(connection: socket.socket, expected: bytes) -> None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import h2load
 import held
 import procstat
 import unix_client
+import websocket_client
 import wrk
 from loads import Load, Tool
 from process import RunningServer, ServerError
@@ -35,7 +39,7 @@ class Sample:
 
     requests_per_second: float = 0.0
     cpu_us: float = 0.0
-    """CPU of all the server's processes, microseconds per request."""
+    """CPU of all the server's processes, microseconds per request or message."""
     p50_us: float = 0.0
     p99_us: float = 0.0
     rss_kib: int = 0
@@ -74,20 +78,22 @@ def measure(server: Server, load: Load, setup: Setup) -> Sample | Failure:
 
 def _measure_requests(running: RunningServer, load: Load, setup: Setup, workdir: Path) -> Sample:
     at_rest = procstat.memory(running.tree())
-    with held.idle_connections(running.address, load, load.held) as connections:
+    with contextlib.ExitStack() as opened:
+        connections = opened.enter_context(held.idle_connections(running.address, load, load.held))
+        generate = opened.enter_context(_generator(running, load, setup, workdir))
         holding = procstat.memory(running.tree())
         lines_before = running.logged_lines()
         busy_before = procstat.core_busy(setup.server_core)
         before = procstat.usage(running.tree())
         started = time.monotonic()
-        result = _generate(running, load, setup, workdir)
+        result = generate()
         after = procstat.usage(running.tree())
         elapsed = time.monotonic() - started
         busy = procstat.core_busy(setup.server_core) - busy_before
         running.check_alive()
         closed = len(connections) - held.still_open(connections)
     if not result.requests:
-        raise ServerError("answered no request of the load")
+        raise ServerError(f"answered no {load.unit} of the load")
     logged = running.logged_lines() - lines_before if load.access_log else result.requests
     cpu = procstat.cpu_seconds(before, after)
     worker = procstat.memory([procstat.busiest(before, after)])
@@ -116,10 +122,20 @@ def _faults(result: wrk.Result, closed: int, logged: int) -> dict[str, int]:
     return {kind: count for kind, count in found.items() if count}
 
 
-def _generate(running: RunningServer, load: Load, setup: Setup, workdir: Path) -> wrk.Result:
-    if running.address.uds is not None:
-        return unix_client.run(load, running.address.uds, setup.seconds, setup.load_core)
-    return wrk.run(load, running.address, setup.seconds, setup.load_core, workdir)
+@contextlib.contextmanager
+def _generator(running: RunningServer, load: Load, setup: Setup, workdir: Path) -> Iterator[Callable[[], wrk.Result]]:
+    """Prepare what is not measured, and give a function that makes the load."""
+    address, seconds, core = running.address, setup.seconds, setup.load_core
+    if load.tool is Tool.WEBSOCKET_CLIENT:
+        with held.websockets(address, load, load.connections) as websockets:
+            yield lambda: websocket_client.run(websockets, load, seconds, core)
+    elif load.tool is Tool.H2LOAD:
+        yield lambda: h2load.run(load, address, seconds, core)
+    elif address.uds is not None:
+        path = address.uds
+        yield lambda: unix_client.run(load, path, seconds, core)
+    else:
+        yield lambda: wrk.run(load, address, seconds, core, workdir)
 
 
 def _measure_idle(running: RunningServer, load: Load, setup: Setup) -> Sample:

@@ -14,9 +14,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import certificate
 import procstat
-from address import Address, Client
-from loads import Load, Tool
+from address import Address
+from checks import check
+from loads import Feature, Load, Tool
 from servers import HERE, Launch, Server
 
 START_DEADLINE = 30.0
@@ -46,12 +48,19 @@ class RunningServer:
         self._load = load
         self._core = core
         self._workdir = workdir
-        uses_uds = load.tool is Tool.UNIX_CLIENT
-        self.address = Address.unused(workdir / "s.sock" if uses_uds else None)
+        uds = workdir / "s.sock" if load.tool is Tool.UNIX_CLIENT else None
+        self.address = Address.unused(uds, uses_tls=Feature.TLS in load.needs)
 
     def __enter__(self) -> Self:
         """Start the server and make the first requests."""
-        launch = Launch(self._load.app, self.address, self.access_log if self._load.access_log else None)
+        load = self._load
+        launch = Launch(
+            load.app,
+            self.address,
+            self.access_log if load.access_log else None,
+            certificate.write(self._workdir) if self.address.uses_tls else None,
+            uses_http2=Feature.HTTP2 in load.needs,
+        )
         path = os.pathsep.join(filter(None, [str(HERE), os.environ.get("PYTHONPATH")]))
         with self.output.open("wb") as output:
             self._process = subprocess.Popen(
@@ -98,8 +107,7 @@ class RunningServer:
             if self._process.poll() is not None:
                 raise ServerError(f"failed to start: {self._last_words()}")
             try:
-                with contextlib.closing(Client(self.address)) as client:
-                    fault = client.check(self._load)
+                fault = check(self.address, self._load)
             except (OSError, http.client.HTTPException) as error:
                 fault = f"no answer in time ({type(error).__name__}): {self._last_words()}"
             else:
@@ -110,14 +118,12 @@ class RunningServer:
             time.sleep(_POLL)
 
     def _warm_up(self) -> None:
-        with contextlib.closing(Client(self.address)) as client:
-            for _ in range(_WARM_UP_REQUESTS):
-                try:
-                    fault = client.check(self._load)
-                except (OSError, http.client.HTTPException) as error:
-                    fault = f"{type(error).__name__} in a series of plain requests"
-                if fault:
-                    raise ServerError(fault)
+        try:
+            fault = check(self.address, self._load, _WARM_UP_REQUESTS)
+        except (OSError, http.client.HTTPException) as error:
+            fault = f"{type(error).__name__} in a series of plain requests"
+        if fault:
+            raise ServerError(fault)
 
     def _last_words(self) -> str:
         return summarise_output(self.output.read_text(errors="replace"))

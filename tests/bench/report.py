@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from loads import LOADS, Load, Tool
+from loads import LOADS, Load, Page, Tool
 from measure import Failure, Sample
 from servers import OUTRIDER, SERVERS
 from summary import CPU_TARGETS, Results, Row, Verdict, cpu_ratio, cpu_verdicts, other_verdicts, rows_of
@@ -23,23 +23,39 @@ another. The rounds are interleaved: within a load every server is measured once
 each time in a fresh process. Figures are medians of the rounds.
 
 - *CPU* is user and system time of all the server's processes, master and threads included, divided by the
-  requests answered; in brackets its smallest and largest round.
-- *Ratio* is Outrider's CPU per request over that server's: below 1, Outrider is cheaper.
+  {unit}s answered; in brackets its smallest and largest round.
+- *Ratio* is Outrider's CPU per {unit} over that server's: below 1, Outrider is cheaper.
 - *RSS (PSS)* is the worker's memory after the load.
 - *Core* is the share of its core that the server used. Where it is well below 100 %, the load generator was
-  the limit, and requests per second say little.
+  the limit, and {unit}s per second say little.
 
 Every server's answer is checked before it is measured. Rounds with errors are marked ⚠ and listed below
-their table.
+their table. A server that does not speak what a load needs is not in its table.
 """
+
+_ABOUT = {
+    Page.HTTP1: "",
+    Page.WEBSOCKET: """\
+Each connection sends one message and waits for it to come back whole before it sends the next; handshakes are not
+measured. The load generator is a loop over `epoll` that sends frames built once and looks at no more than the header
+of a reply. uvicorn runs with `--ws websockets-sansio`, its default where websockets is installed. With
+permessage-deflate the client offers what browsers offer; gunicorn `asgi` and Granian have none.
+""",
+    Page.HTTP2: """\
+Outrider has the extras http2 and tls; over TLS it is also measured without the second. HTTP/1.1 over TLS is
+measured with wrk, HTTP/2 with h2load: in clear text with prior knowledge, over TLS by ALPN. h2load prints no
+percentiles. Certificates are ECDSA P-256, connections are kept alive, sessions are TLS 1.3.
+""",
+}
 
 _NONE = "-"
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """How the figures came about."""
+    """How the figures of a page came about."""
 
+    page: Page
     command: str
     rounds: int
     seconds: int
@@ -49,12 +65,14 @@ class Run:
 
 
 def write(results: Results, run: Run, path: Path, chart_name: str | None) -> None:
-    """Write the report to ``path``; ``chart_name`` is the chart's file beside it."""
-    parts = ["# Benchmarks\n", *_introduction(results, run)]
+    """Write the page of ``run`` to ``path``; ``chart_name`` is the chart's file beside it."""
+    results = {key: rounds for key, rounds in results.items() if LOADS[key[0]].page is run.page}
+    parts = [f"# {run.page.title}\n", *_introduction(results, run)]
     if chart_name:
-        parts.append(f"![CPU per request by server and load]({chart_name})\n")
-    parts += ["## Must show\n", *must_show(results)]
-    parts += ["## Outrider's CPU per request over each server's\n", ratio_table(results, run), ""]
+        parts.append(f"![CPU per {_unit(run.page)} by server and load]({chart_name})\n")
+    parts += ["## Must show\n", *must_show(results, run.page)]
+    if any(LOADS[load].tool is not Tool.IDLE for load in run.loads):
+        parts += [f"## Outrider's CPU per {_unit(run.page)} over each server's\n", ratio_table(results, run), ""]
     for load in run.loads:
         if any(key == load for key, _ in results):
             parts += [
@@ -63,6 +81,10 @@ def write(results: Results, run: Run, path: Path, chart_name: str | None) -> Non
             ]
             parts += [load_table(results, LOADS[load]), "", *_notes(results, load)]
     path.write_text("\n".join(parts).rstrip() + "\n")
+
+
+def _unit(page: Page) -> str:
+    return "message" if page is Page.WEBSOCKET else "request"
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -78,7 +100,9 @@ def _introduction(results: Results, run: Run) -> list[str]:
         lines.append("**The run was not finished.** What follows is what had been measured.\n")
     if run.rounds < ROUNDS_OF_A_RESULT:
         lines.append(f"**Fewer than {ROUNDS_OF_A_RESULT} rounds: a try-out, not a result.**\n")
-    return [*lines, _HOW, *machine(), _quietness(results), versions(run.servers), ""]
+    about = [_ABOUT[run.page]] if _ABOUT[run.page] else []
+    how = _HOW.format(unit=_unit(run.page))
+    return [*lines, how, *about, *machine(), _quietness(results), versions(run.servers), ""]
 
 
 def machine() -> list[str]:
@@ -122,16 +146,18 @@ def versions(servers: Iterable[str]) -> str:
     return "- " + ", ".join(f"{package} {version}" for package, version in found.items())
 
 
-def must_show(results: Results) -> list[str]:
-    """Return the table of CPU targets and the list of the other targets, each with pass or miss."""
-    peers = list(dict.fromkeys(peer for targets in CPU_TARGETS.values() for peer in targets))
+def must_show(results: Results, page: Page) -> list[str]:
+    """Return the table of a page's CPU targets and the list of its other targets, each with pass or miss."""
+    loads = [load for load in CPU_TARGETS if LOADS[load].page is page]
+    peers = list(dict.fromkeys(peer for load in loads for peer in CPU_TARGETS[load]))
     rows = []
-    for load in CPU_TARGETS:
+    for load in loads:
         verdicts = cpu_verdicts(results, load)
         rows.append([LOADS[load].title, *(_judged(verdicts[peer]) if peer in verdicts else _NONE for peer in peers)])
-    header = ["CPU per request", *(f"vs {SERVERS[peer].label}" for peer in peers)]
-    others = [[verdict.name, _judged(verdict)] for verdict in other_verdicts(results)]
-    return [table(header, rows), "", table(["other targets", "measured"], others), ""]
+    header = [f"CPU per {_unit(page)}", *(f"vs {SERVERS[peer].label}" for peer in peers)]
+    others = [[verdict.name, _judged(verdict)] for verdict in other_verdicts(results, page)]
+    listed = [table(["other targets", "measured"], others), ""] if others else []
+    return [table(header, rows), "", *listed]
 
 
 def _judged(verdict: Verdict) -> str:
@@ -143,7 +169,8 @@ def _judged(verdict: Verdict) -> str:
 
 def ratio_table(results: Results, run: Run) -> str:
     """Return a table of the ratios of all loads that count requests."""
-    peers = [server for server in run.servers if server != OUTRIDER]
+    measured = {server for _, server in results}
+    peers = [server for server in run.servers if server != OUTRIDER and server in measured]
     rows = []
     for load in run.loads:
         if LOADS[load].tool is not Tool.IDLE:
@@ -160,7 +187,7 @@ def _ratio(rows: dict[str, Row], peer: str) -> str:
 def load_table(results: Results, load: Load) -> str:
     """Return the table of one load, with a row for each server tried, the failed ones included."""
     rows = rows_of(results, load.key)
-    header, cells = (_IDLE_HEADER, _idle_cells) if load.tool is Tool.IDLE else (_HEADER, _cells)
+    header, cells = (_IDLE_HEADER, _idle_cells) if load.tool is Tool.IDLE else (_header(load), _cells)
     if load.held and load.tool is not Tool.IDLE:
         header = [*header, "KiB per idle connection"]
     lines = []
@@ -179,8 +206,12 @@ def load_table(results: Results, load: Load) -> str:
     return table(header, lines)
 
 
-_HEADER = ["server", "requests/s", "CPU µs/request", "ratio", "p50 ms", "p99 ms", "RSS (PSS) MiB", "core"]
 _IDLE_HEADER = ["server", "KiB per connection", "all, PSS MiB", "idle CPU, none open", "idle CPU, all open"]
+
+
+def _header(load: Load) -> list[str]:
+    unit = load.unit
+    return ["server", f"{unit}s/s", f"CPU µs/{unit}", "ratio", "p50 ms", "p99 ms", "RSS (PSS) MiB", "core"]
 
 
 def _cells(rows: dict[str, Row], server: str) -> list[str]:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from address import Address
+from certificate import Certificate
+from loads import Feature, Load
 
 HERE = Path(__file__).resolve().parent
 
@@ -23,6 +25,9 @@ class Launch:
     address: Address
     access_log: Path | None = None
     """Where to log requests. Servers that know no such file log to their output, which is the same file."""
+    certificate: Certificate | None = None
+    """What to serve TLS with."""
+    uses_http2: bool = False
 
     @property
     def bind(self) -> str:
@@ -40,7 +45,15 @@ class Server:
     label: str
     packages: tuple[str, ...]
     command: Callable[[Launch], list[str]]
+    features: frozenset[Feature] = frozenset(Feature)
+    only_for: Feature | None = None
+    """The one feature in which it differs from the row above, where it does in one alone."""
     is_floor: bool = False
+
+    def can_take(self, load: Load) -> bool:
+        """Tell whether it speaks what ``load`` needs, and says something that the row above does not."""
+        is_told = self.only_for is None or self.only_for in load.needs
+        return is_told and load.needs <= self.features and (load.has_floor or not self.is_floor)
 
 
 def _module(name: str, *arguments: str) -> list[str]:
@@ -50,11 +63,27 @@ def _module(name: str, *arguments: str) -> list[str]:
 def _gunicorn(launch: Launch, *worker: str) -> list[str]:
     logging = ["--access-logfile", str(launch.access_log)] if launch.access_log else []
     limits = ["--keep-alive", _KEEP_ALIVE_SECONDS, "--worker-connections", _CONNECTIONS]
+    limits += _tls_files(launch, "--certfile", "--keyfile")
     return _module("gunicorn", launch.app, "-w", "1", "--bind", launch.bind, *limits, *logging, *worker)
 
 
+def _tls_files(launch: Launch, chain: str, key: str) -> list[str]:
+    used = launch.certificate
+    return [chain, str(used.chain), key, str(used.key)] if used else []
+
+
+def _gunicorn_http2(launch: Launch) -> list[str]:
+    if not launch.uses_http2:
+        return []
+    return ["--http-protocols", "h2,h1", *([] if launch.certificate else ["--http2-cleartext", "prior-knowledge"])]
+
+
 def _outrider(launch: Launch) -> list[str]:
-    return _gunicorn(launch, "-k", "outrider.UvicornWorker")
+    return _gunicorn(launch, *_gunicorn_http2(launch), "-k", "outrider.UvicornWorker")
+
+
+def _outrider_loop_tls(launch: Launch) -> list[str]:
+    return ["env", "OUTRIDER_FAST_TLS=false", *_outrider(launch)]
 
 
 def _uvicorn_worker(launch: Launch) -> list[str]:
@@ -62,7 +91,8 @@ def _uvicorn_worker(launch: Launch) -> list[str]:
 
 
 def _gunicorn_asgi(launch: Launch) -> list[str]:
-    return _gunicorn(launch, "-k", "asgi", "--asgi-loop", "uvloop", "--http-parser", "fast")
+    stack = ["-k", "asgi", "--asgi-loop", "uvloop", "--http-parser", "fast"]
+    return _gunicorn(launch, *_gunicorn_http2(launch), *stack)
 
 
 def _host_and_port(launch: Launch) -> list[str]:
@@ -76,7 +106,10 @@ def _access_log_flag(launch: Launch) -> str:
 
 
 def _uvicorn(launch: Launch, parser: str) -> list[str]:
-    stack = ["--loop", "uvloop", "--http", parser, "--timeout-keep-alive", _KEEP_ALIVE_SECONDS]
+    stack = ["--loop", "uvloop", "--http", parser, "--ws", "websockets-sansio"]
+    stack += ["--timeout-keep-alive", _KEEP_ALIVE_SECONDS]
+    stack += _tls_files(launch, "--ssl-certfile", "--ssl-keyfile")
+    stack += ["--http2"] if launch.uses_http2 else []
     return _module("uvicorn", launch.app, *_host_and_port(launch), *stack, _access_log_flag(launch))
 
 
@@ -90,6 +123,7 @@ def _uvicorn_zttp(launch: Launch) -> list[str]:
 
 def _granian(launch: Launch) -> list[str]:
     stack = ["--interface", "asgi", "--workers", "1", "--loop", "uvloop", "--backpressure", _CONNECTIONS]
+    stack += _tls_files(launch, "--ssl-certificate", "--ssl-keyfile")
     return _module("granian", launch.app, *_host_and_port(launch), *stack, _access_log_flag(launch))
 
 
@@ -99,13 +133,14 @@ def _granian_without_websockets(launch: Launch) -> list[str]:
 
 def _h2corn(launch: Launch) -> list[str]:
     stack = ["--workers", "1", "--loop", "uvloop", "--timeout-keep-alive", _KEEP_ALIVE_SECONDS]
+    stack += _tls_files(launch, "--certfile", "--keyfile")
     return _module("h2corn", launch.app, "--bind", launch.bind, *stack, _access_log_flag(launch))
 
 
 def _hypercorn(launch: Launch) -> list[str]:
     logging = ["--access-logfile", str(launch.access_log)] if launch.access_log else []
     stack = ["-k", "uvloop", "-w", "1", "--keep-alive", _KEEP_ALIVE_SECONDS]
-    stack += ["--config", str(HERE / "hypercorn.toml")]
+    stack += ["--config", str(HERE / "hypercorn.toml"), *_tls_files(launch, "--certfile", "--keyfile")]
     return _module("hypercorn", launch.app, "--bind", launch.bind, *stack, *logging)
 
 
@@ -116,22 +151,58 @@ def _floor(launch: Launch) -> list[str]:
 OUTRIDER = "outrider"
 FLOOR = "floor"
 
+_WITHOUT_DEFLATE = frozenset(Feature) - {Feature.DEFLATE}
+_HTTP1_ALONE = frozenset({Feature.HTTP1, Feature.TLS})
+
+_WITHOUT_HTTP2 = frozenset(Feature) - {Feature.HTTP2}
+
 _ALL = (
-    Server(OUTRIDER, "Outrider (gunicorn)", ("outrider", "gunicorn", "uvloop", "httptools"), _outrider),
+    Server(
+        OUTRIDER,
+        "Outrider (gunicorn)",
+        ("outrider", "gunicorn", "uvloop", "httptools", "ngh2", "aiofastnet"),
+        _outrider,
+    ),
+    Server(
+        "outrider-loop-tls",
+        "Outrider, TLS of uvloop",
+        ("outrider", "gunicorn", "uvloop", "httptools", "ngh2"),
+        _outrider_loop_tls,
+        only_for=Feature.TLS,
+    ),
     Server(
         "uvicorn-worker",
         "gunicorn + uvicorn-worker",
-        ("uvicorn-worker", "uvicorn", "gunicorn", "uvloop", "httptools"),
+        ("uvicorn-worker", "uvicorn", "gunicorn", "uvloop", "httptools", "websockets"),
         _uvicorn_worker,
+        _WITHOUT_HTTP2,
     ),
-    Server("gunicorn-asgi", "gunicorn asgi (C parser)", ("gunicorn", "gunicorn_h1c", "uvloop"), _gunicorn_asgi),
-    Server("uvicorn", "uvicorn (httptools)", ("uvicorn", "uvloop", "httptools"), _uvicorn_httptools),
-    Server("uvicorn-zttp", "uvicorn (zttp)", ("uvicorn", "uvloop", "zttp"), _uvicorn_zttp),
-    Server("granian", "Granian", ("granian", "uvloop"), _granian),
-    Server("granian-no-ws", "Granian --no-ws", ("granian", "uvloop"), _granian_without_websockets),
+    Server(
+        "gunicorn-asgi",
+        "gunicorn asgi (C parser)",
+        ("gunicorn", "gunicorn_h1c", "uvloop", "h2"),
+        _gunicorn_asgi,
+        _WITHOUT_DEFLATE,
+    ),
+    Server(
+        "uvicorn",
+        "uvicorn (httptools)",
+        ("uvicorn", "uvloop", "httptools", "websockets"),
+        _uvicorn_httptools,
+        _WITHOUT_HTTP2,
+    ),
+    Server(
+        "uvicorn-zttp",
+        "uvicorn (zttp)",
+        ("uvicorn", "uvloop", "zttp"),
+        _uvicorn_zttp,
+        _HTTP1_ALONE | {Feature.HTTP2},  # its WebSockets are those of the row above
+    ),
+    Server("granian", "Granian", ("granian", "uvloop"), _granian, _WITHOUT_DEFLATE),
+    Server("granian-no-ws", "Granian --no-ws", ("granian", "uvloop"), _granian_without_websockets, _HTTP1_ALONE),
     Server("h2corn", "h2corn", ("h2corn", "uvloop"), _h2corn),
-    Server("hypercorn", "Hypercorn (uvloop)", ("hypercorn", "uvloop"), _hypercorn),
-    Server(FLOOR, "raw uvloop constant (floor)", ("uvloop",), _floor, is_floor=True),
+    Server("hypercorn", "Hypercorn (uvloop)", ("hypercorn", "uvloop", "wsproto", "h2"), _hypercorn),
+    Server(FLOOR, "raw uvloop constant (floor)", ("uvloop",), _floor, frozenset({Feature.HTTP1}), is_floor=True),
 )
 
 SERVERS = {server.key: server for server in _ALL}

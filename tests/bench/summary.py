@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from statistics import median
 
+from loads import Page
 from measure import Failure, Sample
 from servers import FLOOR, OUTRIDER
 
@@ -18,12 +19,16 @@ CPU_TARGETS: dict[str, dict[str, float]] = {
     "json": {"uvicorn": 0.8, "gunicorn-asgi": 0.7, "granian": 0.9, "granian-no-ws": 0.9, "h2corn": 0.95},
     "echo": {"uvicorn": 0.6, "gunicorn-asgi": 0.6, "granian": 1.0, "granian-no-ws": 1.0, "h2corn": 1.0},
     "access-log": {"uvicorn": 0.6, "gunicorn-asgi": 0.6},
+    "websocket-64b-32": {"uvicorn": 0.7, "gunicorn-asgi": 0.6, "h2corn": 0.9},
+    "tls-plaintext": {"uvicorn": 0.5},
+    "h2c-plaintext": {"granian": 1.2, "h2corn": 1.2},
 }
-"""The largest allowed ratio of Outrider's CPU per request to a peer's, by load and peer."""
+"""The largest allowed ratio of Outrider's CPU per request or message to a peer's, by load and peer."""
 
 FLOOR_LIMIT = 1.8
 P99_LOADS = ("plaintext", "json", "echo")
 KIB_PER_IDLE_CONNECTION_LIMIT = 6.0
+KIB_PER_IDLE_WEBSOCKET_LIMIT = 12.0
 IDLE_USE_LIMIT = 0.001
 """Share of a core that idle connections may cost: less is noise."""
 
@@ -35,7 +40,7 @@ class Row:
     middle: Sample
     """The median of each figure; the faults of all rounds together."""
     cpu_range: tuple[float, float]
-    """The smallest and largest CPU per request."""
+    """The smallest and largest CPU per request or message."""
     rounds: int
     failures: tuple[str, ...]
     """Why rounds are missing."""
@@ -106,8 +111,14 @@ def cpu_verdicts(results: Results, load: str) -> dict[str, Verdict]:
     }
 
 
-def other_verdicts(results: Results) -> list[Verdict]:
-    """Return the verdicts on everything else that is promised."""
+def other_verdicts(results: Results, page: Page) -> list[Verdict]:
+    """Return the verdicts on everything else that is promised of the loads of ``page``."""
+    if page is Page.WEBSOCKET:
+        return [_idle_memory_verdict(results, "websocket-idle", "WebSocket", KIB_PER_IDLE_WEBSOCKET_LIMIT)]
+    return _other_http1_verdicts(results) if page is Page.HTTP1 else []
+
+
+def _other_http1_verdicts(results: Results) -> list[Verdict]:
     plaintext = rows_of(results, "plaintext")
     over_floor = cpu_ratio(plaintext, FLOOR)
     return [
@@ -119,7 +130,8 @@ def other_verdicts(results: Results) -> list[Verdict]:
         ),
         *(_p99_verdict(results, load) for load in P99_LOADS),
         _memory_verdict(results),
-        *_idle_verdicts(results),
+        _idle_memory_verdict(results, "idle", "connection", KIB_PER_IDLE_CONNECTION_LIMIT),
+        _idle_use_verdict(results),
     ]
 
 
@@ -147,19 +159,15 @@ def _memory_verdict(results: Results) -> Verdict:
     return at_most(name, measured, limit, "{:.1f}", marked=_marked(rows, OUTRIDER, "uvicorn-worker"))
 
 
-def _idle_verdicts(results: Results) -> list[Verdict]:
+def _idle_memory_verdict(results: Results, load: str, what: str, limit: float) -> Verdict:
+    rows = rows_of(results, load)
+    memory = rows[OUTRIDER].middle.kib_per_connection if OUTRIDER in rows else None
+    return at_most(f"KiB per idle {what}, 10 000 of them", memory, limit, "{:.1f}", marked=_marked(rows, OUTRIDER))
+
+
+def _idle_use_verdict(results: Results) -> Verdict:
     rows = rows_of(results, "idle")
     row = rows.get(OUTRIDER)
-    marked = _marked(rows, OUTRIDER)
-    memory = row.middle.kib_per_connection if row else None
     use = max(0.0, row.middle.core_use - row.middle.idle_use) if row else None
-    return [
-        at_most(
-            "KiB per idle connection, 10 000 of them",
-            memory,
-            KIB_PER_IDLE_CONNECTION_LIMIT,
-            "{:.1f}",
-            marked=marked,
-        ),
-        at_most("idle CPU they add, share of a core", use, IDLE_USE_LIMIT, "{:.2%}", marked=marked),
-    ]
+    marked = _marked(rows, OUTRIDER)
+    return at_most("idle CPU they add, share of a core", use, IDLE_USE_LIMIT, "{:.2%}", marked=marked)

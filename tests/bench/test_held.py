@@ -11,6 +11,7 @@ import held
 from address import Address, Client
 from loads import LOADS
 
+WEBSOCKET_OPENED = b"HTTP/1.1 101 Switching\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n"
 RESPONSE = b"HTTP/1.1 200 OK\r\nContent-Length: 13\r\n\r\nHello, World!"
 
 
@@ -64,12 +65,52 @@ def test_idle_connections_of_none_open_nothing() -> None:
         assert held.still_open(connections) == 0
 
 
+def test_connection_that_was_pinged_counts_as_open() -> None:
+    pairs = [socket.socketpair() for _ in range(4)]
+    pairs[0][1].sendall(b"\x89\x00")
+    pairs[1][1].sendall(b"\x88\x00")
+    pairs[2][1].close()
+    assert held.still_open([client for client, _ in pairs]) == 2
+    for client, peer in pairs:
+        client.close()
+        peer.close()
+
+
+class WebSocketServer(TinyServer):
+    """Opens WebSockets; echoes one message on each, on the last one another."""
+
+    def _serve(self) -> None:
+        for number in range(self._connections):
+            connection, _peer = self.listener.accept()
+            self.accepted.append(connection)
+            connection.recv(65536)
+            connection.sendall(WEBSOCKET_OPENED)
+            connection.recv(65536)
+            is_last = number == self._connections - 1
+            connection.sendall(b"\x81\x02no" if is_last else b"\x81\x40" + LOADS["websocket-idle"].body)
+
+
+@pytest.fixture
+def websocket_server() -> Iterator[TinyServer]:
+    server = WebSocketServer(connections=3, closing=0)
+    yield server
+    server.stop()
+
+
+def test_idle_websockets_have_had_their_echo(websocket_server: TinyServer) -> None:
+    address, load = Address(websocket_server.listener.getsockname()[1]), LOADS["websocket-idle"]
+    with held.idle_connections(address, load, 2) as connections:
+        assert held.still_open(connections) == 2
+    with pytest.raises(ConnectionError, match="wrong answer"), held.idle_connections(address, load, 1):
+        pass
+
+
 def test_client_tells_what_is_wrong_with_an_answer(server: TinyServer) -> None:
     address = Address(server.listener.getsockname()[1])
     answers = []
     for load in ("plaintext", "json", "plaintext"):
-        client = Client(address)
-        answers.append(client.check(LOADS[load]))
+        client = Client(address, LOADS[load])
+        answers.append(client.check())
         client.close()
     assert answers[0] == answers[2] == ""
     assert answers[1] == "wrong answer: a body of 13 bytes that is not the 27 expected"

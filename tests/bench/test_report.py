@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 
 import report
-from loads import LOADS
+from loads import LOADS, Page
 from measure import Failure, Sample
 from summary import Results
 
-RUN = report.Run("python tests/bench", 5, 4, ("outrider", "uvicorn", "hypercorn"), ("plaintext",), is_complete=True)
+SERVERS = ("outrider", "uvicorn", "hypercorn")
+RUN = report.Run(Page.HTTP1, "python tests/bench", 5, 4, SERVERS, ("plaintext",), is_complete=True)
 
 
 @pytest.fixture
@@ -53,16 +54,40 @@ def test_load_table_hides_latencies_that_were_not_measured() -> None:
 
 
 def test_must_show_says_pass_and_miss(results: Results) -> None:
-    text = "\n".join(report.must_show(results))
+    text = "\n".join(report.must_show(results, Page.HTTP1))
     assert "| Plaintext | 0.50 ≤ 0.50 pass ⚠ | not measured |" in text
     assert "| 0.93 " not in text
-    passing = report.must_show({key: rounds for key, rounds in results.items() if key[1] != "uvicorn"})
+    passing = report.must_show({key: rounds for key, rounds in results.items() if key[1] != "uvicorn"}, Page.HTTP1)
     assert "pass" not in "\n".join(passing)
 
 
 def test_must_show_marks_a_miss() -> None:
     results: Results = {("echo", "outrider"): [Sample(cpu_us=30)], ("echo", "h2corn"): [Sample(cpu_us=20)]}
-    assert "1.50 > 1.00 **miss**" in "\n".join(report.must_show(results))
+    assert "1.50 > 1.00 **miss**" in "\n".join(report.must_show(results, Page.HTTP1))
+
+
+def test_must_show_of_a_page_without_other_targets_has_one_table() -> None:
+    lines = report.must_show({}, Page.HTTP2)
+    assert lines[0].startswith("| CPU per request | vs uvicorn (httptools) | vs Granian | vs h2corn |")
+    assert len(lines) == 2
+
+
+def test_page_of_websockets_counts_messages_and_leaves_out_other_loads(results: Results, tmp_path: Path) -> None:
+    load = "websocket-64b-32"
+    measured: Results = {
+        **results,
+        (load, "outrider"): [Sample(90_000.0, 10.0)] * 5,
+        (load, "uvicorn"): [Sample(1.0, 15.0)] * 5,
+    }
+    run = report.Run(Page.WEBSOCKET, "x", 5, 4, SERVERS, (load,), is_complete=True)
+    report.write(measured, run, tmp_path / "page.md", "page.png")
+    text = (tmp_path / "page.md").read_text()
+    assert text.startswith("# Benchmarks: WebSocket\n")
+    assert "| server | messages/s | CPU µs/message | ratio |" in text
+    assert "| 64 B echo, 32 connections | 0.67 ≤ 0.70 pass |" in text
+    assert "| load | uvicorn (httptools) |\n" in text
+    assert "![CPU per message by server and load](page.png)" in text
+    assert "Plaintext" not in text
 
 
 def test_ratio_table_leaves_out_outrider_itself(results: Results) -> None:
@@ -81,6 +106,14 @@ def test_versions_tell_missing_packages(monkeypatch: pytest.MonkeyPatch) -> None
     assert report.versions(["uvicorn-zttp"]) == "- uvicorn 1.0, uvloop 1.0, zttp (missing), fastapi 1.0"
 
 
+def test_page_of_idle_connections_alone_has_no_ratios(tmp_path: Path) -> None:
+    run = report.Run(Page.HTTP1, "x", 5, 4, SERVERS, ("idle",), is_complete=True)
+    report.write({("idle", "outrider"): [Sample(kib_per_connection=5.0)] * 5}, run, tmp_path / "page.md", None)
+    text = (tmp_path / "page.md").read_text()
+    assert "over each server's" not in text
+    assert "| Outrider (gunicorn) | 5.0 |" in text
+
+
 def test_write_lists_errors_below_their_table(results: Results, tmp_path: Path) -> None:
     report.write(results, RUN, tmp_path / "benchmarks.md", "benchmarks.png")
     text = (tmp_path / "benchmarks.md").read_text()
@@ -91,7 +124,7 @@ def test_write_lists_errors_below_their_table(results: Results, tmp_path: Path) 
 
 
 def test_write_says_when_it_is_no_result(results: Results, tmp_path: Path) -> None:
-    run = report.Run("x", 1, 1, RUN.servers, RUN.loads, is_complete=False)
+    run = report.Run(Page.HTTP1, "x", 1, 1, RUN.servers, RUN.loads, is_complete=False)
     report.write(results, run, tmp_path / "benchmarks.md", None)
     text = (tmp_path / "benchmarks.md").read_text()
     assert "Fewer than 5 rounds" in text

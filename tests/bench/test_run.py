@@ -8,7 +8,7 @@ import pytest
 
 import held
 import run
-from loads import LOADS, Load
+from loads import LOADS, Load, Page
 from measure import Failure, Sample, Setup
 from servers import SERVERS, Server
 
@@ -20,6 +20,14 @@ def test_options_default_to_everything() -> None:
     assert options.servers == tuple(SERVERS)
 
 
+def test_option_loads_takes_all_of_a_page_by_its_name() -> None:
+    options = run.parse_arguments(["--loads", "tls-plaintext,http2,json"])
+    assert options.loads[0] == "tls-plaintext"
+    assert options.loads[-1] == "json"
+    assert set(options.loads) == {load.key for load in LOADS.values() if load.page is Page.HTTP2} | {"json"}
+    assert len(options.loads) == len(set(options.loads))
+
+
 def test_option_quick_is_one_short_round() -> None:
     options = run.parse_arguments(["--quick", "--rounds", "9"])
     assert (options.rounds, options.seconds) == (1, 1)
@@ -28,7 +36,7 @@ def test_option_quick_is_one_short_round() -> None:
 @pytest.mark.parametrize(
     "arguments, said",
     [
-        (["--loads", "plaintext,nope"], "nope is not among plaintext, json"),
+        (["--loads", "plaintext,nope"], "nope is not among http1, websocket, http2, plaintext, json"),
         (["--servers", ""], "nothing is not among outrider"),
         (["--rounds", "0"], "0 is not at least 1"),
     ],
@@ -42,8 +50,13 @@ def test_bad_option_is_refused_by_name(arguments: list[str], said: str, capsys: 
 
 def test_reproduce_names_only_what_was_chosen() -> None:
     options = run.parse_arguments(["--loads", "json,echo", "--rounds", "7", "--output", "elsewhere"])
-    assert run.reproduce(options) == 'make bench ARGS="--rounds 7 --loads json,echo"'
-    assert run.reproduce(run.parse_arguments(["--output", "elsewhere"])) == "make bench"
+    assert run.reproduce(options, Page.HTTP1) == 'make bench ARGS="--rounds 7 --loads json,echo"'
+
+
+@pytest.mark.parametrize("page", Page)
+def test_reproduce_names_the_page_when_all_its_loads_were_chosen(page: Page) -> None:
+    command = run.reproduce(run.parse_arguments(["--output", "elsewhere"]), page)
+    assert command == f'make bench ARGS="--loads {page.key}"'
 
 
 def test_main_says_how_to_install_wrk(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -58,6 +71,13 @@ def test_main_says_how_to_install_taskset(monkeypatch: pytest.MonkeyPatch, capsy
     monkeypatch.setattr(shutil, "which", lambda tool: None if tool == "taskset" else tool)
     assert run.main([]) == 2
     assert "apt-get install util-linux" in capsys.readouterr().err
+
+
+def test_tool_is_required_for_its_loads_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda tool: tool if tool in {"taskset", "wrk"} else None)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: {1, 2})
+    assert run.missing_requirement(["plaintext", "websocket-idle"]) == ""
+    assert "apt-get install nghttp2-client" in run.missing_requirement(["plaintext", "h2-plaintext"])
 
 
 def test_main_needs_two_cores(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -78,7 +98,7 @@ class Bench:
         monkeypatch.setattr(os, "sched_setaffinity", lambda _pid, cores: self.order.append(f"pin {cores}"))
         monkeypatch.setattr(held, "raise_descriptor_limit", lambda wanted: wanted)
         monkeypatch.setattr(run, "measure", self._measure)
-        monkeypatch.setattr(run, "_draw", lambda _results, _path: False)
+        monkeypatch.setattr(run, "_draw", lambda _results, _page, _path: False)
 
     def _measure(self, server: Server, load: Load, setup: Setup) -> Sample | Failure:
         self.order.append(server.key)
@@ -95,13 +115,29 @@ def test_main_interleaves_rounds_and_turns_their_order(bench: Bench, tmp_path: P
     chosen = ["--rounds", "2", "--loads", "json", "--servers", "outrider,uvicorn,hypercorn"]
     assert run.main([*chosen, "--output", str(tmp_path)]) == 0
     assert bench.order == ["pin {4}", "outrider", "uvicorn", "hypercorn", "uvicorn", "hypercorn", "outrider"]
-    assert bench.setups == {Setup(4, 2, 4, 0)}
+    assert bench.setups == {Setup(4, 2, 4, 64)}
 
 
 def test_main_keeps_the_floor_out_of_loads_it_cannot_answer(bench: Bench, tmp_path: Path) -> None:
     arguments = ["--rounds", "1", "--loads", "echo,plaintext", "--servers", "outrider,floor"]
     run.main([*arguments, "--output", str(tmp_path)])
     assert bench.order[1:] == ["outrider", "outrider", "floor"]
+
+
+def test_main_asks_a_server_only_for_what_it_speaks(bench: Bench, tmp_path: Path) -> None:
+    arguments = ["--rounds", "1", "--loads", "websocket-64b-32-deflate", "--servers", "outrider,granian,floor"]
+    run.main([*arguments, "--output", str(tmp_path)])
+    assert bench.order[1:] == ["outrider"]
+
+
+@pytest.mark.usefixtures("bench")
+def test_main_writes_the_pages_of_the_chosen_loads(tmp_path: Path) -> None:
+    arguments = ["--rounds", "1", "--loads", "tls-plaintext,websocket-idle", "--servers", "outrider"]
+    run.main([*arguments, "--output", str(tmp_path)])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["benchmarks-http2.md", "benchmarks-websocket.md"]
+    text = (tmp_path / "benchmarks-http2.md").read_text()
+    assert 'Made by `make bench ARGS="--rounds 1 --loads tls-plaintext --servers outrider"`' in text
+    assert "not finished" not in text
 
 
 @pytest.mark.usefixtures("bench")

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 
 import summary
+from loads import LOADS, Page
 from measure import Failure, Sample
 from servers import SERVERS
 
@@ -83,8 +84,13 @@ def test_targets_name_servers_that_exist() -> None:
     assert named <= SERVERS.keys()
 
 
+def test_targets_name_loads_that_their_servers_can_take() -> None:
+    for load, targets in summary.CPU_TARGETS.items():
+        assert all(SERVERS[peer].can_take(LOADS[load]) for peer in targets)
+
+
 def verdict(results: summary.Results, start: str) -> summary.Verdict:
-    return next(one for one in summary.other_verdicts(results) if one.name.startswith(start))
+    return next(one for one in summary.other_verdicts(results, Page.HTTP1) if one.name.startswith(start))
 
 
 def test_other_verdicts_hold_plaintext_against_the_floor() -> None:
@@ -119,5 +125,13 @@ def test_other_verdicts_judge_idle_connections() -> None:
     assert verdict(results, "idle CPU").passed is True
 
 
-def test_other_verdicts_of_nothing_are_all_unknown() -> None:
-    assert {one.passed for one in summary.other_verdicts({})} == {None}
+@pytest.mark.parametrize("kib, passed", [(12.0, True), (12.1, False)])
+def test_other_verdicts_judge_idle_websockets(kib: float, passed: bool) -> None:
+    results: summary.Results = {("websocket-idle", "outrider"): [Sample(kib_per_connection=kib)]}
+    (judged,) = summary.other_verdicts(results, Page.WEBSOCKET)
+    assert judged.passed is passed
+
+
+@pytest.mark.parametrize("page", Page)
+def test_other_verdicts_of_nothing_are_all_unknown(page: Page) -> None:
+    assert {one.passed for one in summary.other_verdicts({}, page)} <= {None}

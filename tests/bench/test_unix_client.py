@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
-import wrk
-from unix_client import Connection, Tally, percentile
+from tally import Tally
+from unix_client import Connection
 
 RESPONSE = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 
@@ -21,7 +21,7 @@ class FakeTransport(asyncio.Transport):
 
 @pytest.fixture
 def tally() -> Tally:
-    return Tally(len(RESPONSE))
+    return Tally()
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def transport() -> FakeTransport:
 
 @pytest.fixture
 def connection(tally: Tally, transport: FakeTransport) -> Connection:
-    connection = Connection(b"request", tally)
+    connection = Connection(b"request", len(RESPONSE), tally)
     connection.connection_made(transport)
     return connection
 
@@ -76,22 +76,3 @@ def test_connection_stops_when_the_time_is_over(connection: Connection, transpor
     connection.data_received(RESPONSE)
     assert transport.written == [b"request"]
     assert not tally.latencies
-
-
-def test_tally_prints_what_wrk_prints(tally: Tally) -> None:
-    tally.latencies = [0.001, 0.002, 0.003]
-    tally.errors["read"] = 1
-    assert wrk.parse(tally.as_line(2.0)) == wrk.Result(3, 2.0, 2000, 3000, {"read": 1})
-
-
-def test_tally_without_response_prints_no_requests(tally: Tally) -> None:
-    assert wrk.parse(tally.as_line(2.0)).requests == 0
-
-
-@pytest.mark.parametrize("percent, expected", [(50, 50), (99, 99), (100, 100), (1, 1)])
-def test_percentile_is_of_nearest_rank(percent: int, expected: float) -> None:
-    assert percentile([float(value) for value in range(1, 101)], percent) == expected
-
-
-def test_percentile_of_one_value_is_that_value() -> None:
-    assert percentile([7.0], 1) == percentile([7.0], 99) == 7.0

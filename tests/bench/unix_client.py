@@ -6,7 +6,6 @@ Run as a script, by `run`; it prints what wrk's script prints.
 from __future__ import annotations
 
 import asyncio
-import json
 import sys
 import time
 from pathlib import Path
@@ -14,43 +13,21 @@ from typing import cast
 
 from address import Address, request_bytes
 from loads import LOADS, Load
-from wrk import ERROR_KINDS, MARK, Result, run_generator
-
-
-class Tally:
-    """Counts shared by all connections."""
-
-    __slots__ = ("errors", "latencies", "running", "size")
-
-    def __init__(self, size: int) -> None:
-        """Expect responses of ``size`` bytes."""
-        self.size = size
-        self.running = True
-        self.latencies: list[float] = []
-        self.errors = dict.fromkeys(ERROR_KINDS, 0)
-
-    def as_line(self, seconds: float) -> str:
-        """Return the result line."""
-        latencies = sorted(self.latencies) or [0.0]
-        values = {
-            "requests": len(self.latencies),
-            "duration_us": round(seconds * 1e6),
-            "p50_us": round(percentile(latencies, 50) * 1e6),
-            "p99_us": round(percentile(latencies, 99) * 1e6),
-        }
-        return MARK + json.dumps(values | self.errors)
+from tally import Tally
+from wrk import Result, parse, run_pinned
 
 
 class Connection(asyncio.Protocol):
     """Sends a request, waits for as many bytes as a response has, and sends the next."""
 
-    __slots__ = ("_got", "_request", "_sent_at", "_tally", "_transport")
+    __slots__ = ("_got", "_request", "_sent_at", "_size", "_tally", "_transport")
 
     _transport: asyncio.Transport
 
-    def __init__(self, request: bytes, tally: Tally) -> None:
-        """Send ``request`` again and again and count into ``tally``."""
+    def __init__(self, request: bytes, size: int, tally: Tally) -> None:
+        """Send ``request`` again and again and count responses of ``size`` bytes into ``tally``."""
         self._request = request
+        self._size = size
         self._tally = tally
         self._got = 0
         self._sent_at = 0.0
@@ -66,9 +43,9 @@ class Connection(asyncio.Protocol):
         if not self._got and not data.startswith(b"HTTP/1.1 200"):
             tally.errors["status"] += 1
         self._got += len(data)
-        if self._got < tally.size or not tally.running:
+        if self._got < self._size or not tally.running:
             return
-        if self._got > tally.size:
+        if self._got > self._size:
             tally.errors["read"] += 1
         tally.latencies.append(time.perf_counter() - self._sent_at)
         self._got = 0
@@ -81,12 +58,6 @@ class Connection(asyncio.Protocol):
     def _send(self) -> None:
         self._sent_at = time.perf_counter()
         self._transport.write(self._request)
-
-
-def percentile(ordered: list[float], percent: int) -> float:
-    """Return the nearest-rank percentile of a sorted list that is not empty."""
-    rank = -(-len(ordered) * percent // 100)
-    return ordered[max(rank, 1) - 1]
 
 
 def response_size(load: Load, address: Address) -> int:
@@ -105,11 +76,12 @@ def response_size(load: Load, address: Address) -> int:
 async def generate(load: Load, path: Path, seconds: int) -> str:
     """Send ``load`` to the socket at ``path`` for ``seconds`` and return the result line."""
     loop = asyncio.get_running_loop()
-    tally = Tally(response_size(load, Address(0, path)))
+    tally = Tally()
+    size = response_size(load, Address(0, path))
     request = request_bytes(load)
     started = time.perf_counter()
     for _ in range(load.connections):
-        await loop.create_unix_connection(lambda: Connection(request, tally), str(path))
+        await loop.create_unix_connection(lambda: Connection(request, size, tally), str(path))
     await asyncio.sleep(seconds - (time.perf_counter() - started))
     tally.running = False
     return tally.as_line(time.perf_counter() - started)
@@ -122,7 +94,7 @@ def run(load: Load, path: Path, seconds: int, core: int) -> Result:
         LoadError: it failed, hung or printed no result.
 
     """
-    return run_generator([sys.executable, __file__, load.key, str(path), str(seconds)], core, seconds)
+    return parse(run_pinned([sys.executable, __file__, load.key, str(path), str(seconds)], core, seconds))
 
 
 if __name__ == "__main__":

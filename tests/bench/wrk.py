@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,11 +80,13 @@ def parse(output: str) -> Result:
     raise LoadError(f"the load generator printed no result: {last[0]}")
 
 
-def run_generator(command: list[str], core: int, seconds: int) -> Result:
-    """Run a load generator pinned to ``core`` for ``seconds`` and return its result.
+def run_pinned(command: list[str], core: int, seconds: int, descriptors: Sequence[int] = ()) -> str:
+    """Run a load generator pinned to ``core`` for ``seconds`` and return what it prints.
+
+    It inherits ``descriptors``.
 
     Raises:
-        LoadError: it failed, hung or printed no result.
+        LoadError: it hung.
 
     """
     try:
@@ -93,10 +96,11 @@ def run_generator(command: list[str], core: int, seconds: int) -> Result:
             text=True,
             timeout=seconds + 30,
             check=False,
+            pass_fds=descriptors,
         )
     except subprocess.TimeoutExpired:
         raise LoadError(f"the load generator did not end within {seconds + 30} s") from None
-    return parse(done.stdout if MARK in done.stdout else done.stdout + done.stderr)
+    return done.stdout + done.stderr
 
 
 def run(load: Load, address: Address, seconds: int, core: int, workdir: Path) -> Result:
@@ -108,6 +112,6 @@ def run(load: Load, address: Address, seconds: int, core: int, workdir: Path) ->
     """
     lua = workdir / "load.lua"
     lua.write_text(script(load))
-    url = f"http://{address.host}:{address.port}{load.path}"
+    url = f"{address.url}{load.path}"
     options = ["-t1", f"-c{load.connections}", f"-d{seconds}s", "--timeout", "10s", "-s", str(lua)]
-    return run_generator(["wrk", *options, url], core, seconds)
+    return parse(run_pinned(["wrk", *options, url], core, seconds))

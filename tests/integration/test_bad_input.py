@@ -188,7 +188,9 @@ def test_connection_beyond_limit_waits_for_another_to_end(serve: Serve) -> None:
 @pytest.mark.usefixtures("many_descriptors")
 def test_server_serves_thousands_of_connections_beyond_its_limit(serve: Serve) -> None:
     """5 000 clients at once, for a worker that holds 100 connections: the rest queue, and all are served."""
-    server = serve(PROBE, "--worker-connections", "100")
+    # The kernel drops what is beyond its queue; a client's next attempt to send the request may come late.
+    options = ("--worker-connections", "100", "--backlog", "4096")
+    server = serve(PROBE, *options, env={"OUTRIDER_HEADER_TIMEOUT": "60"})
     (worker,) = server.workers()
     answers = asyncio.run(ask_at_once(server, "/concurrency", 5000))
     assert Counter(answers) == {200: 5000}
@@ -286,11 +288,11 @@ def test_client_that_sends_nothing_is_closed(undisturbed: GunicornProcess) -> No
 
 
 def closed_in_time(connection: HTTPConnection, dribble: bytes) -> None:
-    """Send a byte every 50 ms until the server closes, which must be after about 1 s and within 3."""
+    """Send a byte every 50 ms until the server closes, which must be after about 1 s; there are bytes for 5."""
     start = time.monotonic()
     rest = memoryview(dribble)
     while not connection.is_closed_by_peer(0.05):
-        assert time.monotonic() - start < 3.0
+        assert time.monotonic() - start < 5.0
         with contextlib.suppress(ConnectionError):  # seen by the next look
             connection.send(rest[:1])
         rest = rest[1:]

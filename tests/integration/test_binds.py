@@ -132,12 +132,13 @@ def test_worker_told_to_stop_loses_no_queued_connection(serve: Serve, reserved_p
     (worker,) = server.workers()
     with ExitStack() as stack:
         busy = stack.enter_context(server.connect())
-        busy.send(encode_request("GET", "/block?seconds=0.5"))
+        busy.send(encode_request("GET", "/block?gate=busy"))
         server.until_event(f"blocking {worker}")
         queued = [stack.enter_context(server.connect()) for _ in range(20)]
         for connection in queued:
             connection.send(encode_request("GET", "/"))
         server.signal(signal.SIGTERM, worker)
+        server.release("busy")
         assert busy.read_response().body == b"done"
         assert [connection.read_response().body for connection in queued] == [b"hello"] * 20
     server.wait_until_gone(worker)

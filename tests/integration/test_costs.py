@@ -34,6 +34,8 @@ MOST_PER_CONNECTION = 6 * 1024
 STANDSTILL = 0.3  # seconds without a byte after which the worker is taken to wait
 LOOKS = round(STANDSTILL / POLL_INTERVAL)
 
+pytestmark = pytest.mark.alone
+
 
 # -- what /proc tells
 

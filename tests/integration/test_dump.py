@@ -31,10 +31,11 @@ def test_dump_of_a_blocked_loop_comes_while_it_is_blocked(serve: Serve) -> None:
     server = serve(env={"OUTRIDER_STALL_WARNING": "0"})
     (worker,) = server.workers()
     with server.connect(timeout=15.0) as connection:
-        connection.send(encode_request("GET", "/block?seconds=2"))
+        connection.send(encode_request("GET", "/block?gate=loop"))
         server.until_event(f"blocking {worker}")
         server.signal(signal.SIGUSR2, worker)
-        server.until_log(r"in hold_loop_in_system_call\n", deadline=1.5)
+        server.until_log(r"in hold_loop_at_gate\n")
+        server.release("loop")
         assert connection.read_response().body == b"done"
     assert server.workers() == [worker]
 

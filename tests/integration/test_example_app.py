@@ -48,7 +48,7 @@ def routes() -> list[APIRoute]:
 
 def test_index_describes_every_route() -> None:
     page = request("GET", "/").text
-    assert len(routes()) == 6
+    assert len(routes()) == 7
     for route in routes():
         assert f"{route.description}</td>" in page
 
@@ -65,8 +65,9 @@ def test_index_shows_command_for_echo() -> None:
     assert "<code>curl -d hello http://test/echo</code>" in request("GET", "/").text
 
 
-def test_index_needs_nothing_from_network() -> None:
-    page = request("GET", "/").text
+@pytest.mark.parametrize("path", ["/", "/live"])
+def test_page_needs_nothing_from_network(path: str) -> None:
+    page = request("GET", path).text
     assert "src=" not in page
     assert "<link" not in page
     assert "url(" not in page
@@ -93,6 +94,10 @@ def test_events_are_numbered() -> None:
     response = request("GET", "/events?every=0&count=2")
     assert response.headers["content-type"].startswith("text/event-stream")
     assert [line for line in response.text.splitlines() if line.startswith("id:")] == ["id: 1", "id: 2"]
+
+
+def test_events_tell_when_to_come_back() -> None:
+    assert request("GET", "/events?every=0&count=0").text == "retry: 500\n\n"
 
 
 def test_events_resume_after_last_event_id() -> None:
@@ -135,8 +140,44 @@ def test_events_end_when_client_goes() -> None:
         "state": {},
     }
     asyncio.run(hello.app(scope, receive, send))
-    events = [message["body"] for message in sent if message.get("body")]
+    events = [message["body"] for message in sent if b"id:" in message.get("body", b"")]
     assert len(events) == 1
+
+
+def test_websocket_sends_messages_back_with_their_worker() -> None:
+    incoming: list[Message] = [
+        {"type": "websocket.connect"},
+        {"type": "websocket.receive", "text": "1"},
+        {"type": "websocket.receive", "text": "2"},
+        {"type": "websocket.disconnect", "code": 1001},
+    ]
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        return incoming.pop(0)
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    scope: dict[str, Any] = {
+        "type": "websocket",
+        "asgi": {"version": "3.0", "spec_version": "2.5"},
+        "http_version": "1.1",
+        "scheme": "ws",
+        "path": "/ws",
+        "raw_path": b"/ws",
+        "query_string": b"",
+        "root_path": "",
+        "headers": [],
+        "client": None,
+        "server": None,
+        "subprotocols": [],
+        "state": {},
+    }
+    asyncio.run(hello.app(scope, receive, send))
+    assert sent[0]["type"] == "websocket.accept"
+    worker = f"from worker {os.getpid()} over HTTP/1.1"
+    assert [message["text"] for message in sent[1:]] == [f"1 {worker}", f"2 {worker}"]
 
 
 def test_slow_waits_as_told() -> None:

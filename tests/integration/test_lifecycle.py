@@ -13,7 +13,7 @@ from outrider_testing.http_client import can_connect, encode_request
 from outrider_testing.processes import is_running, session_members
 from outrider_testing.serving import Serve
 
-FAST = 1.0  # seconds that INT and QUIT may take
+FAST = 5.0  # seconds that INT and QUIT may take; a drain would take the graceful_timeout, which is 10
 
 HOOKS = """
 def post_fork(server, worker): record("post_fork", worker.pid)
@@ -101,8 +101,7 @@ def test_master_stops_fast(serve: Serve, number: signal.Signals) -> None:
         start = time.monotonic()
         server.signal(number)
         assert server.wait() == 0
-        # The master polls for its workers ten times a second, and unloads itself.
-        assert time.monotonic() - start < FAST + 0.5
+        assert time.monotonic() - start < FAST
     assert "cancelled request" in server.events()
     assert not session_members(server.pid)
 
@@ -239,6 +238,11 @@ def test_preloaded_application_is_loaded_once_before_workers(serve: Serve) -> No
     server = serve(PROBE, "--preload", workers=2, config=HOOKS)
     assert server.get("/pid").status == 200
     assert sorted(server.workers()) == sorted(set(server.booted_workers()))
+
+    def count(event: str) -> int:
+        return sum(line.startswith(f"{event} ") for line in server.events())
+
+    server.until(lambda: count("startup") == 2, what="both workers")
     server.stop()
     assert server.process.returncode == 0
-    assert sum(event.startswith("shutdown ") for event in server.events()) == 2
+    assert count("shutdown") == 2

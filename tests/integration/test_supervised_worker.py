@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -82,9 +81,7 @@ def test_hanging_worker_without_a_master_aborts_itself_with_a_dump(serve: Serve)
     with server.connect(timeout=15.0) as connection:
         connection.send(b"GET /spin HTTP/1.1\r\nHost: a\r\n\r\n")
         server.until_event(f"blocking {worker}")
-        start = time.monotonic()
         assert os.waitstatus_to_exitcode(os.waitpid(worker, 0)[1]) == 1
-        assert time.monotonic() - start < 5
     assert "Worker aborted (pid: " in server.log_text()
     assert "in spin_for_ever\n" in server.log_text()
 

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 from outrider_testing import releases
 from outrider_testing.http_client import HTTPConnection
+from outrider_testing.launchers import BUSY_MACHINE
 from outrider_testing.outrider_process import OutriderProcess
 from outrider_testing.serving import Supervise
 
@@ -40,7 +41,7 @@ def clients_that_keep_their_connections(server: OutriderProcess) -> Iterator[Non
 
 
 def test_canary_sees_the_requests_of_clients_that_stay_connected(supervise: Supervise) -> None:
-    server = supervise(*OPTIONS, workers=2)
+    server = supervise(*OPTIONS, workers=2, launcher=BUSY_MACHINE)
     before = server.workers(1)
     with clients_that_keep_their_connections(server):
         releases.deploy(server.directory, releases.faulty(2, "half fails"))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
-from collections.abc import Callable
+import socket
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -52,14 +54,20 @@ def test_workers_of_a_killed_supervisor_finish_their_requests_and_go(supervise: 
     server.until(lambda: not session_members(server.pid), DRAIN, "nobody left")
 
 
-@pytest.mark.parametrize("bind", ["tcp", "unix"])
-def test_killed_supervisor_does_not_block_the_next_start(supervise: Supervise, bind: str, tmp_path: Path) -> None:
-    options = ("--bind", f"unix:{tmp_path}/s") if bind == "unix" else ()
-    server = supervise(*options)
-    if bind == "tcp":
-        # The very port once more.
-        host, port = server.tcp_address
-        releases.configure(server.directory, f"bind = '{host}:{port}'")
+@pytest.fixture(params=["tcp", "unix"])
+def bind(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """An address that nobody else takes while no supervisor runs: bound here, but not listening, a port stays ours."""
+    if request.param == "unix":
+        yield f"unix:{tmp_path}/s"
+        return
+    with contextlib.closing(socket.socket()) as reservation:
+        reservation.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        reservation.bind(("127.0.0.1", 0))
+        yield f"127.0.0.1:{reservation.getsockname()[1]}"
+
+
+def test_killed_supervisor_does_not_block_the_next_start(supervise: Supervise, bind: str) -> None:
+    server = supervise("--bind", bind)
     assert server.get("/").status == 200
     kill_and_wait(server)
     server.start()

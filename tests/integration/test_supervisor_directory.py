@@ -50,15 +50,11 @@ def deployed(supervise: Supervise) -> OutriderProcess:
     )
 
 
-def version(server: OutriderProcess) -> str:
-    return server.get("/").field("x-version")
-
-
 def test_reload_serves_the_release_that_the_link_was_switched_to(deployed: OutriderProcess) -> None:
     make_release(deployed.directory, 2)
     switch(deployed.directory, 2)
     deployed.reload().check()
-    assert version(deployed) == "2"
+    assert deployed.version() == "2"
     assert "read r2" in deployed.events()  # its gunicorn.conf.py, too
 
 
@@ -68,7 +64,7 @@ def test_reload_after_an_upgrade_follows_a_link_whose_first_release_was_removed(
     shutil.rmtree(deployed.directory / "r1")
     deployed.upgrade().check()
     deployed.reload().check()
-    assert version(deployed) == "2"
+    assert deployed.version() == "2"
 
 
 def test_reload_says_in_a_sentence_that_the_directory_is_gone(deployed: OutriderProcess) -> None:
@@ -76,7 +72,7 @@ def test_reload_says_in_a_sentence_that_the_directory_is_gone(deployed: Outrider
     output = deployed.reload().check(1)
     assert f"the directory {deployed.directory / 'current'}, in which the supervisor was started, is gone" in output
     assert "Traceback" not in deployed.log_text()
-    assert version(deployed) == "1"
+    assert deployed.version() == "1"
 
 
 def test_start_in_a_removed_directory_fails_with_a_sentence(tmp_path: Path) -> None:

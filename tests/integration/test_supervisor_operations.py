@@ -1,14 +1,10 @@
-"""What the commands and the signals do to a service, and what they answer."""
+"""What the commands do to a service, and what they answer."""
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import signal
-import socket
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -16,31 +12,11 @@ import pytest
 
 from outrider_supervisor.status import GenerationStatus, OperationStatus, Status, WorkerStatus
 from outrider_testing import releases
-from outrider_testing.http_client import HTTPConnection, can_connect, fetch
+from outrider_testing.http_client import can_connect, fetch
 from outrider_testing.outrider_process import OutriderProcess
-from outrider_testing.processes import session_members
-from outrider_testing.server_process import SUPPORT
-from outrider_testing.serving import Supervise, supervising
+from outrider_testing.serving import Supervise
 
 NO_CANARY = "--no-canary"
-
-# Imports when the test says so.
-WAITS_AT_IMPORT = """\
-import pathlib
-import time
-
-while not pathlib.Path("go").exists():
-    time.sleep(0.01)
-
-"""
-
-
-def let_import(server: OutriderProcess) -> None:
-    (server.directory / "go").touch()
-
-
-def version(server: OutriderProcess) -> str:
-    return server.get("/").field("x-version")
 
 
 def began(process: subprocess.Popen[str], words: str) -> None:
@@ -50,49 +26,6 @@ def began(process: subprocess.Popen[str], words: str) -> None:
         if words in line:
             return
     raise AssertionError(f"the command ended without {words!r}")
-
-
-def is_cut(connection: HTTPConnection) -> bool:
-    """Tell whether the request ends without its answer; the server may still be able to say that it failed."""
-    try:
-        return connection.read_head().status >= 500
-    except ConnectionError:
-        return True
-
-
-@pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OutriderProcess]:
-    """A service with two workers for all the tests that leave it as it was."""
-    with supervising(tmp_path_factory.mktemp("service")) as supervise:
-        server = supervise(workers=2)
-        before = server.workers()
-        yield server
-        server.wait_until_settled(2, generation=1)
-        assert server.workers() == before
-
-
-@pytest.fixture(scope="module")
-def _changing_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OutriderProcess]:
-    with supervising(tmp_path_factory.mktemp("changing")) as supervise:
-        yield supervise(workers=2, config="canary = False")
-
-
-@pytest.fixture
-def changing(_changing_service: OutriderProcess) -> OutriderProcess:
-    """A service with two workers for the tests that put others into their place; its generation may be any."""
-    server = _changing_service
-    for pattern in ("go", "*.held", "*.open"):
-        for path in server.directory.glob(pattern):
-            path.unlink()
-    releases.deploy(server.directory, releases.good(1))
-    if not server.is_settled(2):
-        server.scale(2).check()
-        server.wait_until_settled(2)
-    return server
-
-
-def generation_of(server: OutriderProcess) -> int:
-    return server.current()["number"]
 
 
 # status
@@ -118,22 +51,21 @@ def test_status_as_json_is_what_the_docs_say(service: OutriderProcess) -> None:
     assert (status["pid"], status["target"], status["capacity"], status["state"]) == (service.pid, 2, 2, "serving")
 
 
-def test_status_counts_requests_and_errors(supervise: Supervise) -> None:
-    server = supervise()
+def test_status_counts_requests_and_errors(service: OutriderProcess) -> None:
+    def counted() -> tuple[int, int]:
+        rows = service.worker_rows()
+        return sum(row["requests"] or 0 for row in rows), sum(row["errors_5xx"] or 0 for row in rows)
+
+    requests, errors = counted()
     for path in ("/", "/", "/fail"):
-        server.get(path)
-
-    def counted() -> bool:
-        (row,) = server.worker_rows()
-        return (row["requests"], row["errors_5xx"]) == (3, 1)
-
-    server.until(counted, what="3 requests and 1 error")
+        service.get(path)
+    service.until(lambda: counted() == (requests + 3, errors + 1), what="3 requests and 1 error")
 
 
 def test_status_names_the_operation_under_way(changing: OutriderProcess) -> None:
     server = changing
-    generation = generation_of(server)
-    releases.deploy(server.directory, WAITS_AT_IMPORT + releases.good(2))
+    generation = server.current()["number"]
+    releases.deploy(server.directory, releases.held_at_import(2))
     reload = server.begin("reload")
     operation = server.until(lambda: server.status()["operation"], what="an operation")
     assert set(operation or {}) == set(OperationStatus.__annotations__)
@@ -143,7 +75,7 @@ def test_status_names_the_operation_under_way(changing: OutriderProcess) -> None
     text = server.command("status").check()
     assert "reload under way" in text
     assert "booting" in text
-    let_import(server)
+    releases.let_import(server.directory)
     server.finish(reload).check()
 
 
@@ -156,7 +88,7 @@ def test_titles_tell_role_name_generation_and_state(service: OutriderProcess) ->
 
     wanted = [
         f"outrider: supervisor [{service.name}] serving",
-        f"outrider: master [{service.name}] g1",
+        f"outrider: master [{service.name}] g1 running",
         f"outrider: worker [{service.name}] g1 ready",
     ]
     service.until(lambda: titles() == wanted, what=f"{wanted}")
@@ -171,7 +103,7 @@ def test_reload_takes_over_code_and_configuration(supervise: Supervise) -> None:
     releases.configure(server.directory, "workers = 2")
     output = server.reload().check()
     assert "generation 2 is current, serving with 2 of 2 workers" in output
-    assert version(server) == "2"
+    assert server.version() == "2"
 
 
 def test_reload_tells_of_each_step(changing: OutriderProcess) -> None:
@@ -200,15 +132,15 @@ def test_reload_opens_and_closes_addresses(supervise: Supervise, tmp_path: Path)
 
 def test_newest_of_the_waiting_reloads_wins(changing: OutriderProcess) -> None:
     server = changing
-    generation = generation_of(server)
-    releases.deploy(server.directory, WAITS_AT_IMPORT + releases.good(2))
+    generation = server.current()["number"]
+    releases.deploy(server.directory, releases.held_at_import(2))
     first = server.begin("reload")
     began(first, f"generation {generation + 1}: starting")
     second = server.begin("reload")
     began(second, "waits until")
     third = server.begin("reload")
     assert "a newer request" in server.finish(second).check(4)
-    let_import(server)
+    releases.let_import(server.directory)
     server.finish(first).check()
     server.finish(third).check()
     server.wait_until_settled(2, generation + 2)
@@ -216,7 +148,7 @@ def test_newest_of_the_waiting_reloads_wins(changing: OutriderProcess) -> None:
 
 def test_stop_ends_a_reload(supervise: Supervise) -> None:
     server = supervise(NO_CANARY)
-    releases.deploy(server.directory, WAITS_AT_IMPORT + releases.good(2))
+    releases.deploy(server.directory, releases.held_at_import(2))
     reload = server.begin("reload")
     began(reload, "generation 2: starting")
     server.command("stop").check()
@@ -237,7 +169,7 @@ def test_scale_runs_so_many_workers(changing: OutriderProcess) -> None:
 
 
 def test_scale_outlasts_reload_and_upgrade(changing: OutriderProcess) -> None:
-    generation = generation_of(changing)
+    generation = changing.current()["number"]
     changing.scale(1).check()
     changing.reload().check()
     changing.upgrade().check()
@@ -310,7 +242,7 @@ def test_stuck_worker_is_dumped_and_replaced(supervise: Supervise) -> None:
 def test_upgrade_keeps_supervisor_and_workers(changing: OutriderProcess) -> None:
     server = changing
     before = server.status()
-    generation = generation_of(server)
+    generation = server.current()["number"]
     workers = server.workers()
     with server.hold("request") as connection:
         server.upgrade().check()
@@ -332,201 +264,3 @@ def test_upgrade_to_what_does_not_start_leaves_the_old_one(supervise: Supervise,
     broken.unlink()
     server.reload().check()
     server.wait_until_settled(1, generation=2)
-
-
-# stop
-
-
-def test_stop_lets_requests_finish(supervise: Supervise) -> None:
-    server = supervise()
-    with server.hold("request") as connection:
-        stop = server.begin("stop")
-        server.until(lambda: not can_connect(server.address), what="the listener closed")
-        server.release("request")
-        assert connection.read_response().status == 200
-    server.finish(stop).check()
-    assert server.wait() == 0
-    assert not Path(server.control_socket).exists()
-
-
-def test_fast_stop_cuts_requests(supervise: Supervise) -> None:
-    server = supervise()
-    with server.hold("request") as connection:
-        server.command("stop", "--fast").check()
-        assert is_cut(connection)
-    assert server.wait() == 0
-
-
-# Signals
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGQUIT])
-def test_int_and_quit_stop_at_once(supervise: Supervise, number: signal.Signals) -> None:
-    server = supervise()
-    with server.hold("request") as connection:
-        server.signal(number)
-        assert is_cut(connection)
-    assert server.wait() == 0
-
-
-def test_second_term_stops_at_once(supervise: Supervise) -> None:
-    server = supervise("--graceful-timeout", "600")
-    with server.hold("request") as connection:
-        server.signal(signal.SIGTERM)
-        server.until_log("stopping: workers finish what they hold")
-        server.signal(signal.SIGTERM)
-        assert is_cut(connection)
-    assert server.wait() == 0
-
-
-def test_hup_reloads(changing: OutriderProcess) -> None:
-    generation = generation_of(changing)
-    releases.deploy(changing.directory, releases.good(2))
-    changing.signal(signal.SIGHUP)
-    changing.wait_until_settled(2, generation + 1)
-    assert version(changing) == "2"
-
-
-def test_ttin_and_ttou_change_the_number_of_workers_one_by_one(changing: OutriderProcess) -> None:
-    for number, workers in ((signal.SIGTTIN, 3), (signal.SIGTTOU, 2), (signal.SIGTTOU, 1)):
-        changing.signal(number)
-        changing.wait_until_settled(workers)
-    changing.signal(signal.SIGTTOU)
-    changing.until_log("scaling from 1 to 1 workers")
-    changing.wait_until_settled(1)
-
-
-def test_usr1_reopens_logs_of_everybody(supervise: Supervise) -> None:
-    server = supervise("--error-logfile", "error.log", "--access-logfile", "access.log")
-    for name in ("error.log", "access.log"):
-        (server.directory / name).rename(server.directory / f"old-{name}")
-    server.signal(signal.SIGUSR1)
-    server.until_file("error.log", "log files reopened")
-    # The worker gets to know after the supervisor, and opens a file when it has a line for it.
-    server.until(lambda: server.get("/").status == 200 and (server.directory / "access.log").exists())
-    server.get("/fail")
-    server.until_file("error.log", "the probe fails on purpose")
-
-
-def test_usr2_upgrades(changing: OutriderProcess) -> None:
-    workers = changing.workers()
-    before = changing.log_text().count("replaced in place")
-    changing.signal(signal.SIGUSR2)
-    changing.until(lambda: changing.log_text().count("replaced in place") > before, 10.0)
-    changing.wait_until_settled(2)
-    assert changing.workers() == workers
-
-
-# The control socket
-
-
-def test_command_without_supervisor_says_so(service: OutriderProcess) -> None:
-    output = service.command("status", name="nobody").check(3)
-    assert output.count("\n") == 1
-    assert "no supervisor named nobody runs here" in output
-
-
-def test_command_finds_the_only_supervisor(service: OutriderProcess) -> None:
-    assert service.name in service.command("status", name="").check()
-
-
-def test_command_names_the_supervisors_to_choose_from(service: OutriderProcess, supervise: Supervise) -> None:
-    run = {"RUNTIME_DIRECTORY": str(service.runtime_directory)}
-    other = supervise("--name", "other", env=run, workers=0)
-    other.until_log("1 of 1 worker ready", 20.0)
-    output = service.command("status", name="").check(3)
-    assert f"choose one with --name (other, {service.name})" in output
-
-
-def test_second_supervisor_of_a_name_is_refused(service: OutriderProcess, supervise: Supervise) -> None:
-    second = supervise(env={"RUNTIME_DIRECTORY": str(service.runtime_directory)}, workers=0)
-    assert second.wait() == 1
-    second.until_log(f"another supervisor named {service.name} is running \\(pid {service.pid}\\)")
-
-
-@contextlib.contextmanager
-def listener_at(path: Path) -> Iterator[socket.socket]:
-    with socket.socket(socket.AF_UNIX) as sock:
-        sock.bind(str(path))
-        sock.listen()
-        yield sock
-
-
-def test_command_at_a_stale_socket_says_so(service: OutriderProcess) -> None:
-    with listener_at(service.runtime_directory / "dead.sock"):
-        pass
-    output = service.command("status", name="dead").check(3)
-    assert output.count("\n") == 1
-    assert "no supervisor named dead runs any more" in output
-
-
-def test_command_at_a_foreign_socket_says_so(service: OutriderProcess, supervise: Supervise) -> None:
-    # An HTTP server, but no supervisor.
-    foreign = f"{service.runtime_directory}/foreign.sock"
-    other = supervise("--bind", f"unix:{foreign}", config="umask = 0o177")
-    assert fetch(foreign, "/").status == 200
-    output = service.command("status", name="foreign").check(3)
-    assert output.count("\n") == 1
-    assert "not a supervisor" in output
-    assert other.status()["state"] == "serving"
-
-
-def test_supervisor_refuses_a_runtime_directory_that_others_may_write_to(supervise: Supervise, tmp_path: Path) -> None:
-    public = tmp_path / "public"
-    public.mkdir()
-    public.chmod(0o777)
-    server = supervise(env={"RUNTIME_DIRECTORY": str(public)}, workers=0)
-    assert server.wait() == 1
-    (line,) = server.log_text().splitlines()
-    assert str(public) in line
-
-
-def test_supervisor_is_found_in_the_users_runtime_directory(supervise: Supervise, tmp_path: Path) -> None:
-    private = tmp_path / "run"
-    private.mkdir(mode=0o700)
-    server = supervise(env={"RUNTIME_DIRECTORY": "", "XDG_RUNTIME_DIR": str(private)}, workers=0)
-    server.until((private / "outrider" / f"{server.name}.sock").exists, 10.0)
-    server.until_log("1 of 1 worker ready", 20.0)
-    assert "serving" in server.command("status").check()
-
-
-# What it is started with
-
-
-@pytest.mark.parametrize(
-    "options, setting", [(("--daemon",), "daemon"), (("--reuse-port",), "reuse_port")], ids=["daemon", "reuse_port"]
-)
-def test_setting_that_supervisor_cannot_honour_is_refused(
-    supervise: Supervise, options: tuple[str, ...], setting: str
-) -> None:
-    server = supervise(*options, workers=0)
-    assert server.wait() == 1
-    (line,) = server.log_text().splitlines()
-    assert setting in line
-
-
-def test_first_generation_that_does_not_boot_ends_the_supervisor(supervise: Supervise) -> None:
-    server = supervise(workers=0, files={"app.py": "import no_such_module\n"})
-    assert server.wait() == 3
-    assert "No module named 'no_such_module'" in server.log_text()
-
-
-def test_other_worker_class_counts_as_ready_when_it_has_booted(supervise: Supervise) -> None:
-    server = supervise(
-        "--worker-class", "gthread", NO_CANARY, app="outrider_testing.apps.broken:wsgi", env={"PROBE_DIRECTORY": "."}
-    )
-    assert "reports no state" in server.log_text()
-    assert server.get("/").status == 200
-    before = server.workers()
-    server.reload().check()
-    server.wait_until_settled(1, generation=2)
-    assert server.workers() != before
-
-
-def test_check_imports_the_application_and_starts_nothing(service: OutriderProcess) -> None:
-    before = session_members(service.pid)
-    check = ("check", "app:app", "--pythonpath", str(SUPPORT))
-    assert "app:app" in service.command(*check).check()
-    releases.deploy(service.directory, "import no_such_module\n")
-    assert "No module named 'no_such_module'" in service.command(*check).check(1)
-    assert session_members(service.pid) == before

@@ -12,7 +12,7 @@ import trustme
 from outrider_testing import releases
 from outrider_testing.http_client import HTTPConnection, can_connect, encode_request, fetch
 from outrider_testing.launchers import with_numbers
-from outrider_testing.outrider_process import OutriderProcess
+from outrider_testing.outrider_process import COMMAND_DEADLINE, OutriderProcess
 from outrider_testing.processes import process_table
 from outrider_testing.serving import Supervise
 
@@ -118,15 +118,19 @@ def is_a_master(pid: int) -> bool:
 
 
 def test_reload_with_surge_1_takes_one_worker_and_one_master_more_at_most(supervise: Supervise) -> None:
-    # How long a worker takes to go is the machine's affair here.
-    launcher = with_numbers(rollout__RETIRE_PATIENCE=60)
+    # How long a worker takes to boot or to go is the machine's affair here.
+    launcher = with_numbers(canary__MOST_LAG=3, rollout__RETIRE_PATIENCE=60)
     server = supervise(
         "--max-surge", "1", "--canary-seconds", "0.2", "--canary-requests", "0", workers=3, launcher=launcher
     )
     crowd = Crowd(server)
     reload = server.begin("reload")
-    while reload.poll() is None:
+
+    def look_until_over() -> bool:
         crowd.look()
+        return reload.poll() is not None
+
+    server.until(look_until_over, COMMAND_DEADLINE, "the end of the reload")
     server.finish(reload).check()
     assert crowd.workers == 3 + 1
     assert crowd.masters == 2
