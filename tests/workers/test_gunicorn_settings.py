@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from gunicorn.config import KNOWN_SETTINGS, Config
 
+from outrider import gunicorn_settings
 from outrider.errors import ConfigurationError
 from outrider.gunicorn_settings import ARBITER_ONLY, HONOURED, REFUSED, WITHOUT_EFFECT, refuse_unsupported
 
@@ -55,7 +56,14 @@ def test_defaults_are_not_refused(cfg: Any) -> None:
 
 @pytest.mark.parametrize(
     "name,value",
-    [("http_parser", "fast"), ("http_parser", "auto"), ("http_protocols", "h1"), ("protocol", "http")],
+    [
+        ("http_parser", "fast"),
+        ("http_parser", "auto"),
+        ("http_protocols", "h1"),
+        ("http_protocols", "h2,h1"),
+        ("http2_cleartext", "prior-knowledge"),
+        ("protocol", "http"),
+    ],
 )
 def test_allowed_value_is_not_refused(cfg: Any, name: str, value: object) -> None:
     cfg.set(name, value)
@@ -70,7 +78,6 @@ REFUSED_VALUES = [
     ("strip_header_spaces", True),
     ("protocol", "uwsgi"),
     ("http_parser", "python"),
-    ("http_protocols", "h2,h1"),
     ("http2_cleartext", "upgrade"),
     ("ssl_version", "TLSv1_2"),
     ("suppress_ragged_eofs", False),
@@ -85,6 +92,14 @@ def test_unsupported_value_is_refused_in_one_line(cfg: Any, name: str, value: ob
     message = str(caught.value)
     assert message.startswith(f"{name} is {getattr(cfg, name)!r}, but outrider.UvicornWorker allows only ")
     assert "\n" not in message
+
+
+def test_http2_without_its_library_is_refused(cfg: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gunicorn_settings, "find_spec", lambda _: None)
+    refuse_unsupported(cfg)
+    cfg.set("http_protocols", "h2,h1")
+    with pytest.raises(ConfigurationError, match=r"^http_protocols includes h2, .* install outrider\[http2\]"):
+        refuse_unsupported(cfg)
 
 
 def test_each_refusal_is_tested() -> None:

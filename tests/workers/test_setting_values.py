@@ -95,3 +95,40 @@ def test_response_headers_accepts_lines(value: object, expected: tuple[tuple[byt
 def test_response_headers_refuses_bad_line(value: object, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         check.response_headers(value)
+
+
+def test_secret_accepts_text_and_does_not_show_it() -> None:
+    secret = check.secret("a b")
+    assert secret == "a b"
+    assert secret.encode() == b"a b"
+    assert f"{secret} {secret!r} {secret!s}" == "*** *** ***"
+    assert f"{check.secret('')}" == ""
+
+
+def test_secret_refuses_other_values() -> None:
+    with pytest.raises(ValueError, match="a string"):
+        check.secret(b"a b")
+
+
+@pytest.mark.parametrize(
+    "value,expected",
+    [
+        ([], ()),
+        ("", ()),
+        ("both.pem", (("both.pem", "both.pem"),)),
+        ("a.crt,a.key\nboth.pem", (("a.crt", "a.key"), ("both.pem", "both.pem"))),
+        (["a.crt,a.key", "both.pem"], (("a.crt", "a.key"), ("both.pem", "both.pem"))),
+        ([("a.crt", "a.key"), ["both.pem"]], (("a.crt", "a.key"), ("both.pem", "both.pem"))),
+        ((("a,b.crt", "a.key"),), (("a,b.crt", "a.key"),)),
+    ],
+)
+def test_certificates_accepts_paths(value: object, expected: tuple[tuple[str, str], ...]) -> None:
+    assert check.certificates(value) == expected
+
+
+@pytest.mark.parametrize(
+    "value", [None, {"a": "b"}, [None], ["a,b,c"], [",a"], ["a,"], [("a", "b", "c")], [()], [(1, 2)]]
+)
+def test_certificates_refuses_other_values(value: object) -> None:
+    with pytest.raises(ValueError, match='a list of "CERTFILE" or "CERTFILE,KEYFILE" strings'):
+        check.certificates(value)

@@ -229,7 +229,7 @@ def test_misspelt_variable_is_refused_with_a_suggestion(stock_cfg: Any) -> None:
 
 def test_unknown_variable_is_refused_with_the_list(stock_cfg: Any) -> None:
     with pytest.raises(ConfigurationError, match="there are: OUTRIDER_HEADER_TIMEOUT, OUTRIDER_BODY_TIMEOUT"):
-        load_settings(stock_cfg, {"OUTRIDER_ZZZ": "1"})
+        load_settings(stock_cfg, {"OUTRIDER_" + "Z" * 30: "1"})
 
 
 @pytest.mark.parametrize("setting", sorted(SUPERVISOR_SETTINGS))
@@ -272,3 +272,9 @@ def test_docs_show_the_rendered_table() -> None:
 def test_table_names_each_setting() -> None:
     rows = render_settings_table().splitlines()[2:]
     assert [row.split("`")[1] for row in rows] == NAMES
+
+
+def test_password_is_not_printed_with_the_configuration(cfg: Any) -> None:
+    cfg.set("keyfile_password", "hunter2")
+    assert load_settings(cfg, {}).keyfile_password == "hunter2"
+    assert "hunter2" not in str(cfg)

@@ -139,12 +139,27 @@ def test_keyword_sets_gunicorn_setting(name: str, value: object, setting: str, e
         ("limit_concurrency", 100, "limit_concurrency", 100),
         ("factory", True, "app_factory", True),
         ("reset_contextvars", True, "reset_contextvars", True),
+        ("ws", "none", "websocket", False),
+        ("ws_max_queue", 8, "websocket_max_queue", 8),
+        ("ws_ping_interval", 5.0, "websocket_ping_interval", 5.0),
+        ("ws_ping_timeout", 7.5, "websocket_ping_timeout", 7.5),
+        ("ws_per_message_deflate", False, "websocket_per_message_deflate", False),
         ("headers", [("X-A", "1"), ("X-B", "2: 3")], "response_headers", ((b"X-A", b"1"), (b"X-B", b"2: 3"))),
     ],
 )
 def test_keyword_sets_outrider_setting(name: str, value: object, setting: str, expected: object) -> None:
     settings = load_settings(Config(), {}, translate({name: value}).outrider)
     assert getattr(settings, setting) == expected
+
+
+def test_http2_is_offered_over_tls_and_without() -> None:
+    translation = translate({"http2": True})
+    assert translation.gunicorn == {"http_protocols": "h2,h1", "http2_cleartext": "prior-knowledge"}
+
+
+def test_http2_is_true_or_false() -> None:
+    with pytest.raises(ConfigurationError, match="True or False"):
+        translate({"http2": "yes"})
 
 
 @pytest.mark.parametrize("order", [1, -1])
@@ -159,7 +174,7 @@ def test_proxy_headers_off_wins_over_forwarded_allow_ips(order: int) -> None:
     [
         ("http", "httptools"),
         ("http2", False),
-        ("ws", "none"),
+        ("ws", "auto"),
         ("use_colors", False),
         ("interface", "asgi3"),
         ("reload", False),
@@ -176,10 +191,6 @@ def test_keyword_asks_for_what_is_so_anyway(name: str, value: object) -> None:
     [
         ("http", "zttp"),
         ("ws", "wsproto"),
-        ("ws_max_queue", 32),
-        ("ws_ping_interval", 20.0),
-        ("ws_ping_timeout", 20.0),
-        ("ws_per_message_deflate", True),
         ("log_level", "trace"),
         ("access_log", True),
         ("use_colors", True),
@@ -202,7 +213,6 @@ def test_keyword_without_effect_is_noted_in_one_line(name: str, value: object) -
         ("port", 8000, "bind"),
         ("uds", "/tmp/sock", "bind"),  # noqa: S108  # never opened
         ("fd", 3, "bind"),
-        ("http2", True, "proxy in front"),
         ("env_file", ".env", "raw_env"),
         ("log_config", {"version": 1}, "logconfig_dict"),
         ("reload", True, "gunicorn's reload"),
@@ -226,9 +236,13 @@ def test_keyword_is_refused_with_what_to_use(name: str, value: object, instead: 
     assert "\n" not in message
 
 
+def test_password_is_handed_on() -> None:
+    assert translate({"ssl_keyfile_password": "hunter2"}).outrider == {"keyfile_password": "hunter2"}
+
+
 def test_refusal_hides_the_password() -> None:
-    with pytest.raises(ConfigurationError, match="ssl_context hook") as caught:
-        translate({"ssl_keyfile_password": "hunter2"})
+    with pytest.raises(ConfigurationError, match="keyfile_password is ") as caught:
+        translate({"ssl_keyfile_password": b"hunter2"})
     assert "hunter2" not in str(caught.value)
 
 

@@ -14,6 +14,11 @@ if TYPE_CHECKING:
 # An "unlimited" line or field still ends somewhere: nothing a client sends is kept without a bound.
 UNLIMITED_HEAD = 1 << 20
 MOST_FIELDS = 32768
+# An unlimited header list of HTTP/2, likewise.
+MOST_HEADER_LIST = 1 << 23
+# Names of the pseudo-fields and values that are not in the count; what a line has beside its name and value.
+PSEUDO_FIELDS = 64
+LINE_OVERHEAD = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,14 +47,35 @@ class ServerConfig:
     limit_concurrency: int
     accept_gate: bool
     reset_contextvars: bool
+    debug_extension: bool
+    http2: bool
+    http2_cleartext: bool
+    http2_max_concurrent_streams: int
+    http2_initial_window_size: int
+    http2_max_frame_size: int
+    http2_max_header_list_size: int
+    websocket: bool
+    websocket_max_message_size: int
+    websocket_max_queue: int
+    websocket_ping_interval: float
+    websocket_ping_timeout: float
+    websocket_handshake_timeout: float
+    websocket_close_timeout: float
+    websocket_per_message_deflate: bool
 
     short_head: int = field(init=False)
     """Bytes of head in which no line can be over its limit."""
+    short_header_list: int = field(init=False)
+    """Bytes of names and values in an HTTP/2 request in which nothing can be over its limit."""
 
     def __post_init__(self) -> None:
         """Derive what the hot path would otherwise compute."""
         lines = (self.limit_request_line or UNLIMITED_HEAD, self.limit_request_field_size or UNLIMITED_HEAD)
         object.__setattr__(self, "short_head", min(lines))
+        # RFC 9113 §6.5.2 counts 32 bytes with each field, and the pseudo-fields are fields as well.
+        overhead = 32 * (self.limit_request_fields + 8) + PSEUDO_FIELDS
+        header_list = (self.http2_max_header_list_size or MOST_HEADER_LIST) - overhead
+        object.__setattr__(self, "short_header_list", min(*lines, header_list) - LINE_OVERHEAD)
 
     @property
     def largest_head(self) -> int:
@@ -83,4 +109,19 @@ class ServerConfig:
             limit_concurrency=own.limit_concurrency,
             accept_gate=own.accept_gate,
             reset_contextvars=own.reset_contextvars,
+            websocket=own.websocket,
+            websocket_max_message_size=cfg.websocket_max_message_size,
+            websocket_max_queue=own.websocket_max_queue,
+            websocket_ping_interval=own.websocket_ping_interval,
+            websocket_ping_timeout=own.websocket_ping_timeout,
+            websocket_handshake_timeout=own.websocket_handshake_timeout,
+            websocket_close_timeout=own.websocket_close_timeout,
+            websocket_per_message_deflate=own.websocket_per_message_deflate,
+            debug_extension=cfg.reload,
+            http2="h2" in cfg.http_protocols,
+            http2_cleartext="h2" in cfg.http_protocols and cfg.http2_cleartext == "prior-knowledge",
+            http2_max_concurrent_streams=cfg.http2_max_concurrent_streams,
+            http2_initial_window_size=cfg.http2_initial_window_size,
+            http2_max_frame_size=cfg.http2_max_frame_size,
+            http2_max_header_list_size=cfg.http2_max_header_list_size,
         )

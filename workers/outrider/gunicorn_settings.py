@@ -6,6 +6,7 @@ None is ignored in silence. docs/settings.md tells people the same; a test holds
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 from gunicorn.config import SSLVersion
@@ -30,6 +31,13 @@ HONOURED = frozenset(
         "proxy_protocol",
         "root_path",
         "secure_scheme_headers",
+        "websocket_max_message_size",
+        # HTTP/2
+        "http2_initial_window_size",
+        "http2_max_concurrent_streams",
+        "http2_max_frame_size",
+        "http2_max_header_list_size",
+        "http_protocols",
         # TLS
         "ca_certs",
         "cert_reqs",
@@ -132,14 +140,9 @@ ARBITER_ONLY = frozenset(
 # These limit or tune something that is not served; the setting that would switch it on is refused or absent.
 WITHOUT_EFFECT = frozenset(
     {
-        "http2_initial_window_size",  # of HTTP/2, see http_protocols and http2_cleartext
-        "http2_max_concurrent_streams",
-        "http2_max_frame_size",
-        "http2_max_header_list_size",
         "sendfile",  # of WSGI's file wrapper: ASGI bodies are bytes
         "tmp_upload_dir",  # request bodies go to the application and never to a file
         "uwsgi_allow_ips",  # of uWSGI, see protocol
-        "websocket_max_message_size",  # of WebSocket; Upgrade is not accepted
     }
 )
 
@@ -168,13 +171,10 @@ REFUSED: dict[str, Refusal] = {
         "'auto' or 'fast'",
         "the parser is httptools (llhttp); for a parser in Python use gunicorn's own worker, -k asgi",
     ),
-    "http_protocols": Refusal(
-        lambda value: any(protocol != "h1" for protocol in value),
-        "'h1'",
-        "HTTP/2 is not served yet; let a proxy in front speak it",
-    ),
     "http2_cleartext": Refusal(
-        lambda value: value != "off", "'off'", "HTTP/2 is not served yet; let the proxy in front use HTTP/1.1"
+        lambda value: value not in ("off", "prior-knowledge"),
+        "'off' or 'prior-knowledge'",
+        "RFC 9113 §3.1 made the upgrade from HTTP/1.1 obsolete; have the proxy in front begin with HTTP/2",
     ),
     "ssl_version": Refusal(
         lambda value: value != SSLVersion.default,
@@ -194,8 +194,13 @@ def refuse_unsupported(cfg: Any) -> None:
         cfg: gunicorn's `Config`.
 
     Raises:
-        ConfigurationError: for the first of them, with its name, its value and what to do.
+        ConfigurationError: for the first of them, with its name, its value and what to do; or because the library for
+            HTTP/2 is not installed.
     """
+    if "h2" in cfg.http_protocols and find_spec("ngh2") is None:
+        raise ConfigurationError(
+            "http_protocols includes h2, for which a library is missing: install outrider[http2], or drop h2"
+        )
     for name, refusal in REFUSED.items():
         value = getattr(cfg, name)
         if refusal.is_refused(value):

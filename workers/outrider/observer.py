@@ -41,7 +41,7 @@ class Observer:
 
     def finished(self, started_ns: int, scope: Scope, status: int, headers: Sequence[Any], sent: int) -> None:
         """Write the access log and run post_request."""
-        if scope["method"] == "HEAD" or status in _BODILESS:
+        if scope.get("method") == "HEAD" or status in _BODILESS:
             sent = 0  # whatever the application sent, the client got none of it
         if self._access_log is not None:
             self._access_log.write(scope, status, headers, sent, started_ns, time.monotonic_ns())

@@ -52,6 +52,41 @@ def boolean(value: object) -> bool:
     raise ValueError("true or false (also yes/no, on/off, 1/0)")
 
 
+class Secret(str):
+    """A string that is not shown: gunicorn prints its whole configuration with `--print-config` and when debugging."""
+
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        return "***" if self else ""
+
+    __repr__ = __str__
+
+
+def secret(value: object) -> Secret:
+    """Validate a password."""
+    if isinstance(value, str):
+        return Secret(value)
+    raise ValueError("a string")
+
+
+def certificates(value: object) -> tuple[tuple[str, str], ...]:
+    """Validate certificate files, each with the file of its key, which may be the same."""
+    entries = value.splitlines() if isinstance(value, str) else value
+    if isinstance(entries, list | tuple):
+        return tuple(_certificate(entry) for entry in entries)
+    raise ValueError('a list of "CERTFILE" or "CERTFILE,KEYFILE" strings, or of pairs')
+
+
+def _certificate(entry: object) -> tuple[str, str]:
+    paths = tuple(entry.split(",")) if isinstance(entry, str) else entry
+    if isinstance(paths, list | tuple) and len(paths) in (1, 2):
+        certfile, keyfile = paths[0], paths[-1]
+        if isinstance(certfile, str) and isinstance(keyfile, str) and certfile and keyfile:
+            return certfile, keyfile
+    raise ValueError(f'a list of "CERTFILE" or "CERTFILE,KEYFILE" strings, or of pairs, which {entry!r} is not')
+
+
 def probe_path(value: object) -> str:
     """Validate a path, with or without a query."""
     if value == "" or (isinstance(value, str) and _PATH.fullmatch(value) and "#" not in value):

@@ -13,12 +13,13 @@ import os
 import re
 import sys
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from gunicorn import config as gunicorn_config
 
 from outrider import setting_values as check
 from outrider.errors import ConfigurationError
+from outrider.setting_declaration import Flag, declare, switch_off, switch_on
 
 SECTION = "Outrider"
 ENVIRONMENT_PREFIX = "OUTRIDER_"
@@ -43,35 +44,6 @@ SUPERVISOR_SETTINGS = frozenset(
 KUBERNETES_VARIABLE = re.compile(
     r"OUTRIDER_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)"
 )
-
-
-class Flag(NamedTuple):
-    """A command line flag: argparse's `action` and `const`, and gunicorn's `meta` (the name of the value).
-
-    `help` is for a flag that does the opposite of what the setting's description says.
-    """
-
-    name: str
-    meta: str | None = None
-    action: str | None = None
-    const: object = None
-    help: str = ""
-
-
-def _switch_on(name: str) -> Flag:
-    return Flag(name, action="store_const", const=True)
-
-
-def switch_off(name: str, help: str) -> Flag:  # noqa: A002  # argparse's name for it
-    """A flag that sets its setting, which is on by default, to False; `help` says what is then not done."""
-    return Flag(name, action="store_const", const=False, help=help)
-
-
-def declare(default: object, validator: Callable[[object], object], flag: Flag, description: str) -> Any:
-    """Declare one setting. The validator raises ValueError with the words that follow "must be"."""
-    return dataclasses.field(
-        default=default, metadata={"validator": validator, "flag": flag, "description": description}
-    )
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -160,14 +132,77 @@ class OutriderSettings:
     reset_contextvars: bool = declare(
         False,
         check.boolean,
-        _switch_on("--reset-contextvars"),
+        switch_on("--reset-contextvars"),
         "Run each request in an empty context instead of a copy of the worker's.",
+    )
+    sni_certificates: tuple[tuple[str, str], ...] = declare(
+        (),
+        check.certificates,
+        Flag("--sni-certificate", "CERTFILE[,KEYFILE]", action="append"),
+        "Further certificates, for clients that name one of their DNS names (SNI); any other client gets `certfile`. "
+        "A list of paths and pairs of paths in gunicorn.conf.py, one a line in the environment.",
+    )
+    keyfile_password: str = declare(
+        "",
+        check.secret,
+        Flag("--keyfile-password", "PASSWORD"),
+        "Password of the keys in `keyfile` and `sni_certificates`. Other users can see a command line.",
+    )
+    fast_tls: bool = declare(
+        True,
+        check.boolean,
+        switch_off("--no-fast-tls", "Use the event loop's own TLS even where `outrider[tls]` is installed."),
+        "Use the TLS transport of aiofastnet, where `outrider[tls]` has installed it.",
     )
     app_factory: bool = declare(
         False,
         check.boolean,
-        _switch_on("--app-factory"),
+        switch_on("--app-factory"),
         "Call the application object without arguments to get the ASGI application.",
+    )
+    websocket: bool = declare(
+        True,
+        check.boolean,
+        switch_off("--no-websocket", "Take a request to switch to WebSocket for plain HTTP."),
+        "Serve WebSockets. Without, a request to switch is treated as the plain HTTP request it also is.",
+    )
+    websocket_max_queue: int = declare(
+        32,
+        check.count,
+        Flag("--websocket-max-queue", "MESSAGES"),
+        "Most messages of one WebSocket that wait for the application; at this number, or above 64 KiB, its client "
+        "waits. 0 means 1024.",
+    )
+    websocket_ping_interval: float = declare(
+        20.0,
+        check.seconds,
+        Flag("--websocket-ping-interval", "SECONDS"),
+        "Time between two pings to the client of a WebSocket. 0 switches them off.",
+    )
+    websocket_ping_timeout: float = declare(
+        20.0,
+        check.seconds,
+        Flag("--websocket-ping-timeout", "SECONDS"),
+        "Longest time after a ping without a sign of life; then the client is taken for gone. 0 switches it off.",
+    )
+    websocket_handshake_timeout: float = declare(
+        30.0,
+        check.seconds,
+        Flag("--websocket-handshake-timeout", "SECONDS"),
+        "Longest time the application may take to accept or deny a WebSocket; then the client gets a 503. "
+        "0 switches it off.",
+    )
+    websocket_close_timeout: float = declare(
+        10.0,
+        check.seconds,
+        Flag("--websocket-close-timeout", "SECONDS"),
+        "Longest time to wait for the client's part in closing a WebSocket. 0 switches it off.",
+    )
+    websocket_per_message_deflate: bool = declare(
+        True,
+        check.boolean,
+        switch_off("--no-websocket-per-message-deflate", "Do not compress WebSocket messages."),
+        "Compress WebSocket messages of 128 bytes and more for clients that offer it (permessage-deflate, RFC 7692).",
     )
 
 
@@ -251,7 +286,8 @@ def _validated(name: str, validator: Callable[[object], object], value: object, 
     try:
         return validator(value)
     except ValueError as error:
-        raise ConfigurationError(f"{name} is {value!r} ({source}), but must be {error}") from None
+        shown = "***" if name.endswith("password") else repr(value)
+        raise ConfigurationError(f"{name} is {shown} ({source}), but must be {error}") from None
 
 
 def _refuse_unknown_variables(environ: Mapping[str, str]) -> None:

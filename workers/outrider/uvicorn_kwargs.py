@@ -22,7 +22,6 @@ SOURCE = "CONFIG_KWARGS"
 
 _LOG_LEVELS = ("critical", "error", "warning", "info", "debug")
 _TRACE = 5  # uvicorn's level below DEBUG
-_WEBSOCKET_NOTE = "no effect: WebSocket is not served yet"
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,13 +107,12 @@ def _no_effect(note: str) -> _Rule:
     return apply
 
 
-def _refused(advice: str, *, is_secret: bool = False) -> _Rule:
+def _refused(advice: str) -> _Rule:
     """Refuse every value but False, which asks for nothing."""
 
     def apply(_: Translation, name: str, value: Any) -> None:
         if value is not False:
-            shown = "***" if is_secret else repr(value)
-            raise ConfigurationError(f"{SOURCE}: {name}={shown} can't be served; {advice}")
+            raise ConfigurationError(f"{SOURCE}: {name}={value!r} can't be served; {advice}")
 
     return apply
 
@@ -133,6 +131,17 @@ def _loop(translation: Translation, name: str, value: Any) -> None:
     translation.gunicorn["asgi_loop"] = loops[value]
 
 
+def _websocket(translation: Translation, name: str, value: Any) -> None:
+    if value == "none":
+        translation.outrider["websocket"] = False
+    else:
+        _choice(
+            {"auto": None}
+            | dict.fromkeys(("websockets", "websockets-sansio", "wsproto"), "Outrider has its own implementation"),
+            "a protocol class of uvicorn can't be used",
+        )(translation, name, value)
+
+
 def _log_level(translation: Translation, name: str, value: Any) -> None:
     level = logging.getLevelName(value).lower() if isinstance(value, int) else str(value).lower()
     if value == _TRACE or level == "trace":
@@ -149,6 +158,14 @@ def _access_log(translation: Translation, name: str, value: Any) -> None:
     else:
         translation.gunicorn["accesslog"] = None
         translation.gunicorn["disable_redirect_access_to_syslog"] = True
+
+
+def _http2(translation: Translation, name: str, value: Any) -> None:
+    if not isinstance(value, bool):
+        raise _not_allowed(name, value, "True or False")
+    if value:
+        translation.gunicorn["http_protocols"] = "h2,h1"
+        translation.gunicorn["http2_cleartext"] = "prior-knowledge"
 
 
 def _proxy_headers(translation: Translation, name: str, value: Any) -> None:
@@ -181,16 +198,13 @@ _RULES: dict[str, _Rule] = {
         | dict.fromkeys(("h11", "zttp"), "the parser is httptools with stricter rules on top"),
         "a protocol class of uvicorn can't be used",
     ),
-    "http2": _refused("HTTP/2 is not served yet; let a proxy in front speak it"),
-    "ws": _choice(
-        {"none": None} | dict.fromkeys(("auto", "websockets", "websockets-sansio", "wsproto"), _WEBSOCKET_NOTE),
-        "a protocol class of uvicorn can't be used",
-    ),
+    "http2": _http2,
+    "ws": _websocket,
     "ws_max_size": _gunicorn("websocket_max_message_size"),
-    "ws_max_queue": _no_effect(_WEBSOCKET_NOTE),
-    "ws_ping_interval": _no_effect(_WEBSOCKET_NOTE),
-    "ws_ping_timeout": _no_effect(_WEBSOCKET_NOTE),
-    "ws_per_message_deflate": _no_effect(_WEBSOCKET_NOTE),
+    "ws_max_queue": _outrider("websocket_max_queue"),
+    "ws_ping_interval": _outrider("websocket_ping_interval"),
+    "ws_ping_timeout": _outrider("websocket_ping_timeout"),
+    "ws_per_message_deflate": _outrider("websocket_per_message_deflate"),
     "lifespan": _gunicorn("asgi_lifespan"),
     "env_file": _refused("use gunicorn's raw_env (--env), or set the variables before gunicorn starts"),
     "log_config": _refused("use gunicorn's logconfig, logconfig_dict or logconfig_json"),
@@ -220,7 +234,7 @@ _RULES: dict[str, _Rule] = {
     "callback_notify": _refused("start a task of the application's own in its lifespan"),
     "ssl_keyfile": _gunicorn("keyfile", os.fspath),
     "ssl_certfile": _gunicorn("certfile", os.fspath),
-    "ssl_keyfile_password": _refused(_SSL_CONTEXT, is_secret=True),
+    "ssl_keyfile_password": _outrider("keyfile_password"),
     "ssl_version": _choice({ssl.PROTOCOL_TLS_SERVER: None}, _SSL_CONTEXT),
     "ssl_cert_reqs": _gunicorn("cert_reqs"),
     "ssl_ca_certs": _gunicorn("ca_certs", os.fspath),

@@ -24,6 +24,7 @@ from outrider.config import ServerConfig
 from outrider.dump import Dump
 from outrider.errors import Aborted, ConfigurationError
 from outrider.gunicorn_settings import refuse_unsupported
+from outrider.heap import freeze_boot_objects
 from outrider.http1_encoding import DefaultHeaders
 from outrider.lifespan import Lifespan, LifespanError
 from outrider.log_errors import quiet_handler_errors
@@ -36,12 +37,11 @@ from outrider.scoreboard import Field, Row, Scoreboard, WorkerState
 from outrider.server import ABORT_AFTER, Hooks, Server, Stop, drain_time
 from outrider.settings import load_settings
 from outrider.supervised import ProcessTitle, read_supervision
-from outrider.tls import build_ssl_context
+from outrider.tls_certificates import TLS
 from outrider.uvicorn_kwargs import translate
 from outrider.watchdog import Watchdog
 
 if TYPE_CHECKING:
-    import ssl
     from collections.abc import Callable
     from types import FrameType
 
@@ -92,9 +92,10 @@ class UvicornWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
         """
         overrides = cls._apply_config_kwargs(cfg, log)
         refuse_unsupported(cfg)
-        ServerConfig.from_gunicorn(cfg, load_settings(cfg, overrides=overrides))
+        settings = load_settings(cfg, overrides=overrides)
+        ServerConfig.from_gunicorn(cfg, settings)
         AccessLog(log, cfg)
-        build_ssl_context(cfg)
+        TLS.from_gunicorn(cfg, settings, log)
         read_supervision()
         cls._scoreboard()
 
@@ -133,7 +134,7 @@ class UvicornWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
             refuse_unsupported(self.cfg)
             self._settings = load_settings(self.cfg, overrides=self._overrides)
             self._config = ServerConfig.from_gunicorn(self.cfg, self._settings)
-            self._tls: ssl.SSLContext | None = build_ssl_context(self.cfg)
+            self._tls = TLS.from_gunicorn(self.cfg, self._settings, self.log)
             self._access_log = AccessLog(self.log, self.cfg)
         except ConfigurationError as error:
             self._fail_boot(str(error))
@@ -313,7 +314,7 @@ class UvicornWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
             self._tls,
             self.row,
             Lifespan(self.wsgi, self.cfg.asgi_lifespan, self.log, runtime.state),
-            Hooks(tick=self._tick, expect_end_by=self._expect_end_by),
+            Hooks(booted=freeze_boot_objects, tick=self._tick, expect_end_by=self._expect_end_by),
             self._tick_period(),
         )
         self._install_loop_signals(loop)
