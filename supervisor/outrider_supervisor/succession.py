@@ -43,8 +43,8 @@ class Succession:
         self._agenda = agenda
         self._health = health
         self._replacements = replacements
-        self._recovery_pause = FIRST_BACKOFF
-        self._recover_at = 0.0
+        self._recovery_pause = 0.0
+        self._recovery_failed_at = 0.0
         self._failed_boots = 0
 
     # -- begin
@@ -71,8 +71,14 @@ class Succession:
         self.target = self.scaled_to = current.target = workers
 
     def is_recovery_due(self, now: float) -> bool:
-        """Whether another generation is to be started because nobody looks after the current one."""
-        return self.current is not None and not self.current.has_master and now >= self._recover_at
+        """Whether another generation is to be started because nobody looks after the current one.
+
+        It is tried again soon while nothing serves at all: then there is nothing to be spared.
+        """
+        if self.current is None or self.current.has_master:
+            return False
+        pause = self._recovery_pause if self._fleet.capacity else min(self._recovery_pause, EMPTY_BACKOFF)
+        return now >= self._recovery_failed_at + pause
 
     # -- what has happened
 
@@ -134,14 +140,10 @@ class Succession:
             self._commit(rollout, now)
 
     def postpone_recovery(self, now: float) -> None:
-        """A generation that should take the place of a lost master's failed: the next one is tried later.
-
-        Soon, while nothing serves at all: then there is nothing to be spared.
-        """
+        """A generation that should take the place of a lost master's failed: the next one is tried later."""
         if self.current is not None and not self.current.has_master:
-            pause = self._recovery_pause if self._fleet.capacity else min(self._recovery_pause, EMPTY_BACKOFF)
-            self._recover_at = now + pause
-            self._recovery_pause = min(LONGEST_BACKOFF, 2 * self._recovery_pause)
+            self._recovery_failed_at = now
+            self._recovery_pause = min(LONGEST_BACKOFF, max(FIRST_BACKOFF, 2 * self._recovery_pause))
 
     # -- how it ends
 
@@ -160,7 +162,7 @@ class Succession:
         """The new generation takes over, after a `failure` for want of another one."""
         new, old = rollout.new, rollout.old
         self.rollout = None
-        self._recovery_pause = FIRST_BACKOFF
+        self._recovery_pause = 0.0
         self._health.forget_crashes()
         self._replacements.give_up()
         new.target = self.target

@@ -61,10 +61,11 @@ def test_recovery_is_tried_soon_while_nothing_serves(service: FakeService) -> No
     service.deploy(BOOT_FAILS)
     service.kill_master(1)
     service.run(300.0, tick=1.0)
+    service.wait_for(lambda: service.machine.succession.rollout is not None, limit=LONGEST_BACKOFF + 10)
+    service.wait_for(lambda: service.machine.succession.rollout is None)  # the pause is a minute now
+    service.deploy(GOOD)
     for pid in list(service.workers):
         service.kill_worker(pid)
-    service.run(60.0, tick=1.0)  # the pause that had been agreed on before
-    service.deploy(GOOD)
     service.wait_for(lambda: service.machine.state == "serving", limit=EMPTY_BACKOFF + 10)
 
 
