@@ -63,7 +63,7 @@ compliance: $(VENV)/.test $(VENV)/.autobahn ## run the HTTP/1.1, HTTP/2 and WebS
 		tests/compliance tests/integration/test_slow_clients.py $(ARGS)
 
 fuzz: $(VENV)/.test ## try FUZZ random inputs on each wire protocol, other ones each time
-	@OUTRIDER_FUZZ=$(FUZZ) $(BIN)/python -m pytest -q -n $(JOBS) --timeout=0 tests/compliance -k fuzz $(ARGS)
+	@OUTRIDER_FUZZ=$(FUZZ) $(BIN)/python -m pytest -q $(PARALLEL) --timeout=0 tests/compliance -k fuzz $(ARGS)
 
 browser: $(VENV)/.test ## show the example in a browser across reloads; Chromium must be installed
 	@$(BIN)/python -m pytest -q -m external tests/integration/test_browser.py $(ARGS)

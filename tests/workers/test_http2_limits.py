@@ -151,6 +151,17 @@ def test_malformed_requests_count_as_well(loop: ManualLoop) -> None:
         assert opened < BURST
 
 
+@pytest.mark.parametrize("config, lasts", [({"limit_request_line": 1}, False), ({"limit_concurrency": 1}, True)])
+def test_refused_requests_count_as_well_if_it_is_the_client_who_is_to_blame(
+    loop: ManualLoop, config: dict[str, Any], lasts: bool
+) -> None:
+    client = HTTP2Client.of(loop, **config)
+    for _ in range(BURST // LOST_STREAM + 10):
+        if not client.is_closed():
+            client.request()
+    assert client.is_closed() is not lasts
+
+
 def test_client_that_does_not_read_can_not_make_the_answers_pile_up(loop: ManualLoop) -> None:
     client = HTTP2Client.of(loop)
     client.connection.pause_writing()

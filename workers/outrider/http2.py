@@ -7,6 +7,7 @@ compares; there is no timer per request.
 
 from __future__ import annotations
 
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, cast
 
 from outrider import http2_engine as engine
@@ -149,6 +150,8 @@ class HTTP2Connection(ConnectionWriter):
         except BadRequest as error:
             is_head = (b":method", b"HEAD") in event.headers
             self.refuse(stream_id, error, is_head=is_head)
+            if error.status != HTTPStatus.SERVICE_UNAVAILABLE:  # which is no fault of the client's
+                self._spend(LOST_STREAM)
             return
         if not self._exchanges and self._phase is OPEN:
             self.deadline = FOREVER
