@@ -73,20 +73,8 @@ CONFIG = ServerConfig(
     accept_gate=False,
     reset_contextvars=False,
     debug_extension=False,
-    http2=False,
-    http2_cleartext=False,
-    http2_max_concurrent_streams=100,
-    http2_initial_window_size=65535,
-    http2_max_frame_size=16384,
-    http2_max_header_list_size=0,
-    websocket=False,
-    websocket_max_message_size=0,
-    websocket_max_queue=0,
-    websocket_ping_interval=0,
-    websocket_ping_timeout=0,
-    websocket_handshake_timeout=0,
-    websocket_close_timeout=0,
-    websocket_per_message_deflate=False,
+    http2=None,
+    websocket=None,
 )
 
 

@@ -78,7 +78,9 @@ def pieces(draw: st.DrawFn, frames: st.SearchStrategy[bytes] = FRAMES | GOODBYES
 
 def read(parts: list[bytes]) -> list[Any]:
     """What the engine tells of these bytes before it answers any, however much of a body it tells at once."""
-    engine = Engine(make_config())
+    config = make_config()
+    assert config.http2 is not None
+    engine = Engine(config.http2, config.limit_request_fields, websocket=True)
     events: list[Any] = []
     for part in [PREFACE, *parts]:
         try:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from gunicorn.config import Config
 
-from outrider.config import MOST_FIELDS, UNLIMITED_HEAD, ServerConfig
+from outrider.config import MOST_FIELDS, UNLIMITED_HEAD, HTTP2Config, ServerConfig, WebSocketConfig
 from outrider.errors import ConfigurationError
 from outrider.settings import OutriderSettings
 from outrider_testing.fakes import make_config
@@ -58,6 +58,43 @@ def test_setting_of_outrider_is_taken(name: str, value: Any) -> None:
     own = dataclasses.replace(OutriderSettings(), **{name: value})
     assert getattr(load(), name) != value
     assert getattr(ServerConfig.from_gunicorn(Config(), own), name) == value
+
+
+def test_http2_has_the_settings_of_gunicorn() -> None:
+    settings = {
+        "max_concurrent_streams": 7,
+        "initial_window_size": 70000,
+        "max_frame_size": 20000,
+        "max_header_list_size": 9000,
+    }
+    config = load(http_protocols="h2,h1", **{f"http2_{name}": value for name, value in settings.items()})
+    assert config.http2 == HTTP2Config(cleartext=False, **settings)
+    with_cleartext = load(http_protocols="h2,h1", http2_cleartext="prior-knowledge").http2
+    assert with_cleartext is not None
+    assert with_cleartext.cleartext
+
+
+def test_http2_that_is_no_protocol_of_the_service_has_no_settings() -> None:
+    assert load(http2_cleartext="prior-knowledge").http2 is None
+
+
+def test_websocket_has_settings_of_gunicorn_and_outrider() -> None:
+    settings = {
+        "max_queue": 7,
+        "ping_interval": 1.5,
+        "ping_timeout": 2.5,
+        "handshake_timeout": 3.5,
+        "close_timeout": 4.5,
+        "per_message_deflate": False,
+    }
+    own = OutriderSettings(**{f"websocket_{name}": value for name, value in settings.items()})
+    cfg = Config()
+    cfg.set("websocket_max_message_size", 1000)
+    assert ServerConfig.from_gunicorn(cfg, own).websocket == WebSocketConfig(max_message_size=1000, **settings)
+
+
+def test_websocket_that_is_not_served_has_no_settings() -> None:
+    assert ServerConfig.from_gunicorn(Config(), OutriderSettings(websocket=False)).websocket is None
 
 
 def test_peers_and_header_names_are_prepared() -> None:

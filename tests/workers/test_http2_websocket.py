@@ -179,7 +179,7 @@ def test_connect_that_ends_at_once_is_refused(loop: ManualLoop) -> None:
 
 
 def test_websockets_can_be_switched_off(loop: ManualLoop) -> None:
-    client = HTTP2Client.of(loop, websocket=False)
+    client = HTTP2Client.of(loop, websocket=None)
     assert 8 not in client.settings
     stream = connect(client)
     assert client.response(stream).status == 501 or client.response(stream).reset == ErrorCode.PROTOCOL_ERROR

@@ -93,7 +93,7 @@ def tls(directory: Path) -> TLS:
 
 @pytest.mark.parametrize("alpn", [("h2",), ("http/1.1", "h2")])
 def test_client_that_offers_http2_gets_it(loop: ManualLoop, tls: TLS, alpn: tuple[str, ...]) -> None:
-    talk = Talk(loop, tls, alpn, http2=True)
+    talk = Talk(loop, tls, alpn)
     assert isinstance(talk.connection, FakeHTTP2Connection)
     assert talk.connection.events == [talk.transport]
     talk.transport.feed(PREFACE)
@@ -102,7 +102,7 @@ def test_client_that_offers_http2_gets_it(loop: ManualLoop, tls: TLS, alpn: tupl
 
 @pytest.mark.parametrize("alpn", [("http/1.1",), (), ("spdy/3",)])
 def test_client_that_offers_no_http2_gets_http1(loop: ManualLoop, tls: TLS, alpn: tuple[str, ...]) -> None:
-    talk = Talk(loop, tls, alpn, http2=True)
+    talk = Talk(loop, tls, alpn)
     assert isinstance(talk.connection, HTTP1Connection)
     talk.transport.feed(GET)
     loop.run_ready()
@@ -110,7 +110,7 @@ def test_client_that_offers_no_http2_gets_http1(loop: ManualLoop, tls: TLS, alpn
 
 
 def test_http2_that_is_not_served_is_http1(loop: ManualLoop, tls: TLS) -> None:
-    assert isinstance(Talk(loop, tls, ("h2",)).connection, HTTP1Connection)
+    assert isinstance(Talk(loop, tls, ("h2",), http2=None).connection, HTTP1Connection)
 
 
 def test_application_is_told_about_tls(loop: ManualLoop, tls: TLS, directory: Path) -> None:
@@ -124,7 +124,7 @@ def test_application_is_told_about_tls(loop: ManualLoop, tls: TLS, directory: Pa
 
 
 def test_http2_is_told_about_tls(loop: ManualLoop, tls: TLS) -> None:
-    context = Talk(loop, tls, ("h2",), http2=True).connection.context
+    context = Talk(loop, tls, ("h2",)).connection.context
     assert context.tls["tls_version"] == 0x0304
     assert context.scope_template["extensions"]["tls"] is context.tls
 
@@ -133,7 +133,7 @@ def test_http2_is_told_about_tls(loop: ManualLoop, tls: TLS) -> None:
 
 
 def cleartext(loop: ManualLoop, **config: Any) -> Talk:
-    return Talk(loop, http2=True, http2_cleartext=True, **config)
+    return Talk(loop, http2_cleartext=True, **config)
 
 
 @pytest.mark.parametrize("split", range(1, len(PREFACE)))

@@ -124,7 +124,7 @@ def test_what_is_no_handshake_is_plain_http(loop: ManualLoop, request_bytes: byt
 
 
 def test_websocket_can_be_switched_off(loop: ManualLoop) -> None:
-    client = Client.of(loop, constant(), websocket=False)
+    client = Client.of(loop, constant(), websocket=None)
     client.feed(ws.handshake() + GET)
     assert client.statuses == [200, 200]
 

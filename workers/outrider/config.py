@@ -22,8 +22,60 @@ LINE_OVERHEAD = 4
 
 
 @dataclass(frozen=True, slots=True)
+class HTTP2Config:
+    """What an HTTP/2 connection tells its client, and whether there is HTTP/2 without TLS; 0 is no limit."""
+
+    cleartext: bool
+    max_concurrent_streams: int
+    initial_window_size: int
+    max_frame_size: int
+    max_header_list_size: int
+
+    @classmethod
+    def from_gunicorn(cls, cfg: Any) -> HTTP2Config | None:
+        """Take what HTTP/2 needs from a gunicorn `Config`; None where it is not served."""
+        if "h2" not in cfg.http_protocols:
+            return None
+        return cls(
+            cleartext=cfg.http2_cleartext == "prior-knowledge",
+            max_concurrent_streams=cfg.http2_max_concurrent_streams,
+            initial_window_size=cfg.http2_initial_window_size,
+            max_frame_size=cfg.http2_max_frame_size,
+            max_header_list_size=cfg.http2_max_header_list_size,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class WebSocketConfig:
+    """What WebSockets are held to. Times are seconds, sizes bytes; 0 switches a limit off."""
+
+    max_message_size: int
+    max_queue: int
+    ping_interval: float
+    ping_timeout: float
+    handshake_timeout: float
+    close_timeout: float
+    per_message_deflate: bool
+
+    @classmethod
+    def from_gunicorn(cls, cfg: Any, own: OutriderSettings) -> WebSocketConfig | None:
+        """Take what WebSockets need from a gunicorn `Config` and Outrider's settings; None where they are not served."""
+        if not own.websocket:
+            return None
+        return cls(
+            max_message_size=cfg.websocket_max_message_size,
+            max_queue=own.websocket_max_queue,
+            ping_interval=own.websocket_ping_interval,
+            ping_timeout=own.websocket_ping_timeout,
+            handshake_timeout=own.websocket_handshake_timeout,
+            close_timeout=own.websocket_close_timeout,
+            per_message_deflate=own.websocket_per_message_deflate,
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class ServerConfig:
-    """Times are seconds, sizes bytes; 0 switches a limit off where gunicorn says so."""
+    """Times are seconds, sizes bytes; 0 switches a limit off where gunicorn says so. A protocol is not served if None."""
 
     keepalive: float
     worker_connections: int
@@ -48,20 +100,8 @@ class ServerConfig:
     accept_gate: bool
     reset_contextvars: bool
     debug_extension: bool
-    http2: bool
-    http2_cleartext: bool
-    http2_max_concurrent_streams: int
-    http2_initial_window_size: int
-    http2_max_frame_size: int
-    http2_max_header_list_size: int
-    websocket: bool
-    websocket_max_message_size: int
-    websocket_max_queue: int
-    websocket_ping_interval: float
-    websocket_ping_timeout: float
-    websocket_handshake_timeout: float
-    websocket_close_timeout: float
-    websocket_per_message_deflate: bool
+    http2: HTTP2Config | None
+    websocket: WebSocketConfig | None
 
     short_head: int = field(init=False)
     """Bytes of head in which no line can be over its limit."""
@@ -74,8 +114,8 @@ class ServerConfig:
         object.__setattr__(self, "short_head", min(lines))
         # RFC 9113 §6.5.2 counts 32 bytes with each field, and the pseudo-fields are fields as well.
         overhead = 32 * (self.limit_request_fields + 8) + PSEUDO_FIELDS
-        header_list = (self.http2_max_header_list_size or MOST_HEADER_LIST) - overhead
-        object.__setattr__(self, "short_header_list", min(*lines, header_list) - LINE_OVERHEAD)
+        header_list = (self.http2 and self.http2.max_header_list_size) or MOST_HEADER_LIST
+        object.__setattr__(self, "short_header_list", min(*lines, header_list - overhead) - LINE_OVERHEAD)
 
     @property
     def largest_head(self) -> int:
@@ -109,19 +149,7 @@ class ServerConfig:
             limit_concurrency=own.limit_concurrency,
             accept_gate=own.accept_gate,
             reset_contextvars=own.reset_contextvars,
-            websocket=own.websocket,
-            websocket_max_message_size=cfg.websocket_max_message_size,
-            websocket_max_queue=own.websocket_max_queue,
-            websocket_ping_interval=own.websocket_ping_interval,
-            websocket_ping_timeout=own.websocket_ping_timeout,
-            websocket_handshake_timeout=own.websocket_handshake_timeout,
-            websocket_close_timeout=own.websocket_close_timeout,
-            websocket_per_message_deflate=own.websocket_per_message_deflate,
             debug_extension=cfg.reload,
-            http2="h2" in cfg.http_protocols,
-            http2_cleartext="h2" in cfg.http_protocols and cfg.http2_cleartext == "prior-knowledge",
-            http2_max_concurrent_streams=cfg.http2_max_concurrent_streams,
-            http2_initial_window_size=cfg.http2_initial_window_size,
-            http2_max_frame_size=cfg.http2_max_frame_size,
-            http2_max_header_list_size=cfg.http2_max_header_list_size,
+            http2=HTTP2Config.from_gunicorn(cfg),
+            websocket=WebSocketConfig.from_gunicorn(cfg, own),
         )

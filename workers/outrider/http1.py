@@ -24,13 +24,11 @@ from outrider.http1_upgrade import AnyStream, UpgradableConnection
 from outrider.http_stream import HIGH_WATER, ON_THE_WIRE, HTTPStream, Response
 from outrider.runtime import EXPECTS_CONTINUE, PERSISTENT, UPGRADE, name_peer
 from outrider.tls_closing import is_flushed
-from outrider.websocket_handshake import websocket_scope
-from outrider.websocket_stream import WebSocketStream
 
 if TYPE_CHECKING:
     import asyncio
 
-    from outrider.runtime import ConnectionContext, Scope
+    from outrider.runtime import ConnectionContext
 
 LINGER = 2.0
 MOST_DISCARDED = 1 << 20
@@ -277,10 +275,10 @@ class HTTP1Connection(UpgradableConnection):
         most = self._config.limit_concurrency
         if most and len(self._runtime.streams) >= most:
             raise BadRequest(503, "limit_concurrency requests are in flight")
-        stream: AnyStream
-        if flags & UPGRADE and self._is_handshake(scope, flags):
+        stream: AnyStream | None = None
+        if flags & UPGRADE:
             stream = self._begin_handshake(scope, flags)
-        else:
+        if stream is None:
             stream = self._receiving = HTTPStream(self._runtime, self, scope, flags)
             self._reading = _BODY
             if flags != PERSISTENT:
@@ -391,12 +389,6 @@ class HTTP1Connection(UpgradableConnection):
             self.abort()
 
     # -- inside
-
-    def _begin_handshake(self, scope: Scope, flags: int) -> WebSocketStream:
-        stream = self._websocket = WebSocketStream(self._runtime, self, websocket_scope(scope), flags & ~PERSISTENT)
-        self._reading = _HANDSHAKE
-        self.deadline = FOREVER
-        return stream
 
     def _plan_uncommon(self, stream: HTTPStream) -> None:
         """What is special about a request that is not an everyday one."""

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 import httptools
 
 from outrider.http1_encoding import STATUS_LINES, HeaderPair, encode_fields
-from outrider.http1_response import Reading, ResponseWriter
+from outrider.http1_response import FOREVER, Reading, ResponseWriter
 from outrider.http_stream import HIGH_WATER, HTTPStream
 from outrider.runtime import HTTP10, PERSISTENT, UPGRADE
-from outrider.websocket_handshake import accept_value, asks_for_websocket, check_request
+from outrider.websocket_handshake import accept_value, asks_for_websocket, check_request, websocket_scope
 from outrider.websocket_http1 import WebSocketConnection
 from outrider.websocket_stream import WebSocketStream
 
@@ -55,14 +55,23 @@ class UpgradableConnection(ResponseWriter):
 
     # -- inside
 
-    def _is_handshake(self, scope: Scope, flags: int) -> bool:
-        """Whether this is the handshake of a WebSocket (RFC 6455 §4.2.1). Upgrade means nothing to HTTP/1.0."""
+    def _begin_handshake(self, scope: Scope, flags: int) -> WebSocketStream | None:
+        """Make the stream of a WebSocket, if this is its handshake (RFC 6455 §4.2.1). HTTP/1.0 knows no Upgrade.
+
+        Raises:
+            BadRequest: it is one that can't succeed.
+        """
         headers = scope["headers"]
-        if flags & HTTP10 or not self._config.websocket or not asks_for_websocket(headers):
-            return False
+        config = self._config.websocket
+        if flags & HTTP10 or config is None or not asks_for_websocket(headers):
+            return None
         check_request(scope["method"], headers)
         self._accept_value = accept_value(headers)
-        return True
+        stream = WebSocketStream(self._runtime, config, self, websocket_scope(scope), flags & ~PERSISTENT)
+        self._websocket = stream
+        self._reading = Reading.HANDSHAKE
+        self.deadline = FOREVER
+        return stream
 
     def _feed_websocket(self, data: bytes) -> None:
         """Bytes behind the handshake: they wait until the application has accepted, and a client should as well."""

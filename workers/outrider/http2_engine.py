@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from enum import IntEnum
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from ngh2 import (
     Configuration,
@@ -30,6 +30,9 @@ from ngh2 import (
     TrailersReceived,
     WindowUpdated,
 )
+
+if TYPE_CHECKING:
+    from outrider.config import HTTP2Config
 
 __all__ = [
     "ConnectionClosed",
@@ -80,17 +83,6 @@ class ErrorCode(IntEnum):
     ENHANCE_YOUR_CALM = 11
 
 
-class EngineSettings(Protocol):
-    """What the engine reads of the server's configuration."""
-
-    http2_max_concurrent_streams: int
-    http2_initial_window_size: int
-    http2_max_frame_size: int
-    http2_max_header_list_size: int
-    limit_request_fields: int
-    websocket: bool
-
-
 class Engine:
     """The protocol state of one connection.
 
@@ -133,9 +125,15 @@ class Engine:
     reset: Callable[[int, int], None]
     ping: Callable[[], None]
 
-    def __init__(self, config: EngineSettings) -> None:
-        """Begin a connection: the first bytes to send are the server's SETTINGS (RFC 9113 §3.4)."""
-        connection = self._connection = Connection(Role.SERVER, _limits(config))
+    def __init__(self, config: HTTP2Config, most_fields: int, *, websocket: bool) -> None:
+        """Begin a connection: the first bytes to send are the server's SETTINGS (RFC 9113 §3.4).
+
+        Args:
+            config: what the client is told.
+            most_fields: a request may have.
+            websocket: whether extended CONNECT is offered (RFC 8441 §3).
+        """
+        connection = self._connection = Connection(Role.SERVER, _limits(config, most_fields))
         self.receive = connection.receive_data
         self.events = connection.events
         self.to_send = connection.data_to_send
@@ -147,8 +145,8 @@ class Engine:
         self.consume = connection.acknowledge_received_data
         self.reset = connection.reset_stream
         self.ping = connection.ping
-        connection.initiate_connection(_settings(config))
-        connection.set_local_window_size(max(LEAST_CONNECTION_WINDOW, config.http2_initial_window_size))
+        connection.initiate_connection(_settings(config, websocket=websocket))
+        connection.set_local_window_size(max(LEAST_CONNECTION_WINDOW, config.initial_window_size))
 
     def wants_to_send(self) -> bool:
         """Whether `to_send` would return something."""
@@ -178,31 +176,31 @@ def reset_frame(stream: int, code: ErrorCode) -> bytes:
     return b"\0\0\x04\x03\0" + stream.to_bytes(4, "big") + int(code).to_bytes(4, "big")
 
 
-def _limits(config: EngineSettings) -> Configuration:
+def _limits(config: HTTP2Config, most_fields: int) -> Configuration:
     size = most_header_list(config)
     return Configuration(
         auto_window_update=False,
         max_outbound_ack=MOST_UNSENT_ANSWERS,
         max_inbound_header_list_size=size,
-        max_inbound_header_count=2 * config.limit_request_fields + FRAME_SIZE // 32,
+        max_inbound_header_count=2 * most_fields + FRAME_SIZE // 32,
         max_continuations=size // FRAME_SIZE + 8,
     )
 
 
-def most_header_list(config: EngineSettings) -> int:
+def most_header_list(config: HTTP2Config) -> int:
     """Bytes of header list (RFC 9113 §6.5.2) at which the connection is cut."""
-    return min(config.http2_max_header_list_size * ANSWERED_EXCESS or MOST_HEADER_LIST, MOST_HEADER_LIST)
+    return min(config.max_header_list_size * ANSWERED_EXCESS or MOST_HEADER_LIST, MOST_HEADER_LIST)
 
 
-def _settings(config: EngineSettings) -> dict[int, int]:
+def _settings(config: HTTP2Config, *, websocket: bool) -> dict[int, int]:
     settings = {
-        Setting.MAX_CONCURRENT_STREAMS: config.http2_max_concurrent_streams,
-        Setting.INITIAL_WINDOW_SIZE: config.http2_initial_window_size,
-        Setting.MAX_FRAME_SIZE: config.http2_max_frame_size,
+        Setting.MAX_CONCURRENT_STREAMS: config.max_concurrent_streams,
+        Setting.INITIAL_WINDOW_SIZE: config.initial_window_size,
+        Setting.MAX_FRAME_SIZE: config.max_frame_size,
         Setting.NO_RFC7540_PRIORITIES: 1,
     }
-    if config.http2_max_header_list_size:
-        settings[Setting.MAX_HEADER_LIST_SIZE] = config.http2_max_header_list_size
-    if config.websocket:
+    if config.max_header_list_size:
+        settings[Setting.MAX_HEADER_LIST_SIZE] = config.max_header_list_size
+    if websocket:
         settings[Setting.ENABLE_CONNECT_PROTOCOL] = 1
     return {int(name): value for name, value in settings.items()}

@@ -59,7 +59,8 @@ def interpret(
         raise rules.BadRequest(431, "more header fields than limit_request_fields")
     content = b"".join(chain.from_iterable(regular))
     if len(content) + len(path) > config.short_header_list or (b"_" in content and b"_" in b"".join(fields)):
-        _check_size(headers, config.http2_max_header_list_size)
+        if config.http2 is not None:
+            _check_size(headers, config.http2.max_header_list_size)
         regular = normalise(context, list(regular))
     regular = _with_host(regular, fields.get(b"host"), authority)
     if protocol is not None:

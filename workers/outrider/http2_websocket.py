@@ -56,13 +56,14 @@ class Tunnel(Exchange):
         Raises:
             BadRequest: 501 for another protocol than WebSocket, 426 or 400 for what is no handshake.
         """
-        if protocol != b"websocket" or not carrier.runtime.config.websocket:
+        config = carrier.runtime.config.websocket
+        if protocol != b"websocket" or config is None:
             raise BadRequest(501, "an extended CONNECT for a protocol that is not served")
         if is_last:
             raise BadRequest(400, "an extended CONNECT that ends at once")
         check_version(scope["headers"])
         tunnel = cls(carrier, exchange_id)
-        tunnel.websocket = WebSocketStream(carrier.runtime, tunnel, websocket_scope(scope), 0)
+        tunnel.websocket = WebSocketStream(carrier.runtime, config, tunnel, websocket_scope(scope), 0)
         return tunnel
 
     # -- what the WebSocket calls

@@ -6,7 +6,7 @@ import asyncio
 from abc import abstractmethod
 from enum import Enum
 from http import HTTPStatus
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from outrider import transports
 from outrider.http2_engine import Engine, EngineError, ErrorCode
@@ -19,6 +19,7 @@ from outrider.tls_closing import LINGER as TLS_LINGER
 from outrider.tls_closing import measure_backlog
 
 if TYPE_CHECKING:
+    from outrider.config import HTTP2Config
     from outrider.http1_rules import BadRequest
     from outrider.runtime import Address, ConnectionContext
 
@@ -65,8 +66,10 @@ class ConnectionWriter(asyncio.Protocol, Carrier):
 
     def __init__(self, context: ConnectionContext) -> None:
         runtime = context.runtime
+        config = runtime.config
+        http2 = cast("HTTP2Config", config.http2)  # otherwise there is no connection of HTTP/2
         self.runtime = runtime
-        self.engine = Engine(runtime.config)
+        self.engine = Engine(http2, config.limit_request_fields, websocket=config.websocket is not None)
         self.default_fields = DefaultFields(runtime.default_headers)
         self.deadline = FOREVER
         self.waiting: set[Exchange] = set()
@@ -74,7 +77,7 @@ class ConnectionWriter(asyncio.Protocol, Carrier):
         self._context = context
         self._transport = transports.NOT_CONNECTED
         self._exchanges: dict[int, Exchange] = {}
-        self._frames = FrameWatch(runtime.config.http2_max_frame_size, self._exchanges)
+        self._frames = FrameWatch(http2.max_frame_size, self._exchanges)
         self._frames_to_send = b""
         self._has_more = False
         self._to_reset: set[int] = set()

@@ -54,7 +54,9 @@ class Listener:
         self._endpoint = _describe(sock, tls)
         self._notable_to_proxies = NOTABLE | {FORWARDED_FOR} | runtime.config.secure_scheme_headers.keys()
         self._handshakes = Handshakes(runtime, tls) if tls else None
-        self._http2 = http2_factory() if runtime.config.http2 else None
+        http2 = runtime.config.http2
+        self._http2 = http2_factory() if http2 else None
+        self._negotiates = tls is not None or (http2 is not None and http2.cleartext)
         self._warn = SeldomLog(runtime.log.warning, runtime.loop.time, OUT_OF_DESCRIPTORS_WARNING_PERIOD)
         self._accepting = False
         self._aside: asyncio.TimerHandle | None = None
@@ -211,8 +213,7 @@ class Listener:
             trusted_proxy=trusted,
             notable=self._notable_to_proxies if trusted else NOTABLE,
         )
-        is_open_question = self._tls is not None or runtime.config.http2_cleartext
-        connection = Negotiation(context, self._tls, self._http2) if is_open_question else HTTP1Connection(context)
+        connection = Negotiation(context, self._tls, self._http2) if self._negotiates else HTTP1Connection(context)
         runtime.connections.add(connection)
         return connection
 

@@ -31,6 +31,7 @@ from outrider.websocket_keepalive import FOREVER, KeepAlive, Step
 if TYPE_CHECKING:
     import asyncio
 
+    from outrider.config import WebSocketConfig
     from outrider.runtime import Runtime, Scope
 
 # A larger payload is handed to the wire as it is: joining it to its header would copy it.
@@ -84,6 +85,7 @@ class Endpoint:
         "_reader",
         "_runtime",
         "_state",
+        "config",
         "scope",
     )
 
@@ -92,7 +94,7 @@ class Endpoint:
     _reader: FrameReader
     _keep_alive: KeepAlive
 
-    def __init__(self, runtime: Runtime, scope: Scope) -> None:
+    def __init__(self, runtime: Runtime, config: WebSocketConfig, scope: Scope) -> None:
         self._runtime = runtime
         self._state = _CONNECTING
         self._early = b""
@@ -100,6 +102,7 @@ class Endpoint:
         self._close_with = (ABNORMAL_CLOSURE, "")
         self._late_pong: bytes | None = None
         self._leave_at = FOREVER
+        self.config = config
         self.scope = scope
 
     # -- what the channel calls
@@ -155,15 +158,15 @@ class Endpoint:
     def _open(self, channel: Channel, agreement: Agreement | None) -> None:
         """The handshake is done, with permessage-deflate where that was agreed upon."""
         runtime = self._runtime
-        config = runtime.config
+        config = self.config
         self._channel = channel
-        self._reader = FrameReader(self, config.websocket_max_message_size, Inflater() if agreement else None)
+        self._reader = FrameReader(self, config.max_message_size, Inflater() if agreement else None)
         if agreement:
             self._compressor = Compressor(agreement)
-        interval = config.websocket_ping_interval
+        interval = config.ping_interval
         # Clients that connect all at once are not pinged all at once.
         since = runtime.now - interval / 2 * random.random()  # noqa: S311  # spreads load, guards nothing
-        self._keep_alive = KeepAlive(interval, config.websocket_ping_timeout, since)
+        self._keep_alive = KeepAlive(interval, config.ping_timeout, since)
         channel.deadline = self._keep_alive.deadline
         self._state = _OPEN
         runtime.websockets += 1
@@ -214,11 +217,10 @@ class Endpoint:
 
     def _begin_close(self, code: int, reason: str) -> None:
         """Send Close, and wait for the client's; messages that are on their way still count."""
-        runtime = self._runtime
         self._channel.write(encode_close(code, reason))
         self._close_with = (code, reason)
         self._state = _CLOSING
-        self._channel.deadline = runtime.now + (runtime.config.websocket_close_timeout or FOREVER)
+        self._channel.deadline = self._runtime.now + (self.config.close_timeout or FOREVER)
 
     def _finish(self, code: int, reason: str) -> None:
         """Nothing more goes in or out."""

@@ -139,7 +139,7 @@ class WebSocketConnection(asyncio.Protocol):
     # -- inside
 
     def _close(self) -> None:
-        self.deadline = self._runtime.now + (self._runtime.config.websocket_close_timeout or FOREVER)
+        self.deadline = self._runtime.now + (self._stream.config.close_timeout or FOREVER)
         self._transport.close()
 
     def _mark(self) -> None:

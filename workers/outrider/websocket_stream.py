@@ -36,6 +36,7 @@ from outrider.websocket_keepalive import FOREVER
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
+    from outrider.config import WebSocketConfig
     from outrider.http1_encoding import HeaderPair
     from outrider.runtime import Message, Runtime, Scope, Spawn
 
@@ -91,8 +92,10 @@ class WebSocketStream(Endpoint):
     _task: asyncio.Task[None] | None
     started_at: float
 
-    def __init__(self, runtime: Runtime, wire: HandshakeWire, scope: Scope, flags: int) -> None:
-        super().__init__(runtime, scope)
+    def __init__(
+        self, runtime: Runtime, config: WebSocketConfig, wire: HandshakeWire, scope: Scope, flags: int
+    ) -> None:
+        super().__init__(runtime, config, scope)
         self._wire: HandshakeWire | None = wire
         self._offers = extension_offers(scope["headers"])
         # A list, for it is short and an empty deque holds 600 bytes.
@@ -117,7 +120,7 @@ class WebSocketStream(Endpoint):
         self.started_at = runtime.now
         runtime.streams.add(self)
         if self._wire is not None:
-            timeout = runtime.config.websocket_handshake_timeout
+            timeout = self.config.handshake_timeout
             self._wire.deadline = runtime.now + timeout if timeout else FOREVER
         try:
             self._task = (spawn or runtime.spawn)(self._run())
@@ -246,8 +249,7 @@ class WebSocketStream(Endpoint):
 
     def _accept(self, message: Message) -> None:
         runtime = self._runtime
-        config = runtime.config
-        agreement = negotiate(self._offers) if config.websocket_per_message_deflate else None
+        agreement = negotiate(self._offers) if self.config.per_message_deflate else None
         given = list(message.get("headers") or ())
         fields = response_fields(given, message.get("subprotocol"), agreement and agreement.response)
         wire = cast("HandshakeWire", self._wire)
@@ -311,7 +313,7 @@ class WebSocketStream(Endpoint):
 
     def _has_room(self, share: float) -> bool:
         """Whether less waits for the application than this share of what may."""
-        most = self._runtime.config.websocket_max_queue or MOST_WAITING
+        most = self.config.max_queue or MOST_WAITING
         has_room = len(self._messages) < max(1, most * share) and self._waiting <= HIGH_WATER * share
         return has_room and not isinstance(self._end, WebSocketError)
 
@@ -320,7 +322,7 @@ class WebSocketStream(Endpoint):
         if self._messages and self._state is _OPEN and self._end is None:
             self._end = error
             self._pause_reading()
-            self._channel.deadline = self._runtime.now + (self._runtime.config.websocket_close_timeout or FOREVER)
+            self._channel.deadline = self._runtime.now + (self.config.close_timeout or FOREVER)
         else:
             self._fail_connection(error)
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from outrider.config import ServerConfig
+from outrider.config import HTTP2Config, ServerConfig, WebSocketConfig
 from outrider.forwarded import TrustedPeers
 from outrider.http1_encoding import DefaultHeaders
 from outrider.http1_head import FORWARDED_FOR, NOTABLE
@@ -17,10 +18,37 @@ if TYPE_CHECKING:
 
 CLIENT = ("192.0.2.7", 54321)
 SERVER = ("192.0.2.1", 8000)
+HTTP2 = HTTP2Config(
+    cleartext=False,
+    max_concurrent_streams=100,
+    initial_window_size=65535,
+    max_frame_size=16384,
+    max_header_list_size=65536,
+)
+WEBSOCKET = WebSocketConfig(
+    max_message_size=16 << 20,
+    max_queue=32,
+    ping_interval=20.0,
+    ping_timeout=20.0,
+    handshake_timeout=30.0,
+    close_timeout=10.0,
+    per_message_deflate=True,
+)
 
 
-def make_config(**overrides: Any) -> ServerConfig:
-    """Gunicorn's and Outrider's defaults, except where overridden."""
+def make_config(
+    *, http2: HTTP2Config | None = HTTP2, websocket: WebSocketConfig | None = WEBSOCKET, **overrides: Any
+) -> ServerConfig:
+    """Gunicorn's and Outrider's defaults, except where overridden, with HTTP/2 served.
+
+    What is in `http2` and `websocket` can be overridden by the name of its setting as well: `http2_max_frame_size`.
+    """
+    groups = {"http2": http2, "websocket": websocket}
+    for prefix, group in groups.items():
+        own = {name: overrides.pop(name) for name in list(overrides) if name.startswith(f"{prefix}_")}
+        if own:
+            assert group is not None
+            groups[prefix] = replace(group, **{name.removeprefix(f"{prefix}_"): own[name] for name in own})
     settings: dict[str, Any] = {
         "keepalive": 2.0,
         "worker_connections": 1000,
@@ -45,22 +73,8 @@ def make_config(**overrides: Any) -> ServerConfig:
         "accept_gate": True,
         "reset_contextvars": False,
         "debug_extension": False,
-        "http2": False,
-        "http2_cleartext": False,
-        "http2_max_concurrent_streams": 100,
-        "http2_initial_window_size": 65535,
-        "http2_max_frame_size": 16384,
-        "http2_max_header_list_size": 65536,
-        "websocket": True,
-        "websocket_max_message_size": 16 << 20,
-        "websocket_max_queue": 32,
-        "websocket_ping_interval": 20.0,
-        "websocket_ping_timeout": 20.0,
-        "websocket_handshake_timeout": 30.0,
-        "websocket_close_timeout": 10.0,
-        "websocket_per_message_deflate": True,
     }
-    return ServerConfig(**settings | overrides)
+    return ServerConfig(**settings | groups | overrides)
 
 
 def make_runtime(loop: ManualLoop, app: ASGIApp, **config: Any) -> Runtime:

@@ -90,7 +90,10 @@ class WebSocketExchange:
         self.wire = FakeHandshakeWire()
         self.channel = self.wire.channel
         http = {"type": "http", "method": "GET", "scheme": "http", "path": "/x", "raw_path": b"/x", "client": None}
-        self.stream = WebSocketStream(self.runtime, self.wire, websocket_scope({**http, "headers": headers or []}), 8)
+        scope = websocket_scope({**http, "headers": headers or []})
+        settings = self.runtime.config.websocket
+        assert settings is not None
+        self.stream = WebSocketStream(self.runtime, settings, self.wire, scope, 8)
         if start:
             self.stream.start()
             loop.run_ready()
