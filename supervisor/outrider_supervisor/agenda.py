@@ -13,10 +13,15 @@ class Agenda:
     def __init__(self, outbox: Outbox) -> None:
         self.operation: Intent | None = None
         """What is under way."""
-        self.waiting: list[Intent] = []
         self.is_stopping = False
+        self._waiting: list[Intent] = []
         self._stops: list[int] = []
         self._outbox = outbox
+
+    @property
+    def waiting(self) -> tuple[Intent, ...]:
+        """What comes next, in the order it was asked for."""
+        return tuple(self._waiting)
 
     @property
     def asker(self) -> int:
@@ -28,11 +33,11 @@ class Agenda:
         if self.is_stopping:
             self._outbox.finish(operation.id, Code.STOPPING, "the service is stopping")
             return
-        for same in [each for each in self.waiting if type(each) is type(operation)]:
+        for same in [each for each in self._waiting if type(each) is type(operation)]:
             if not isinstance(same, Recycle):
-                self.waiting.remove(same)
+                self._waiting.remove(same)
                 self._outbox.finish(same.id, Code.SUPERSEDED, "a newer request of the same kind took its place")
-        self.waiting.append(operation)
+        self._waiting.append(operation)
         if operation.id and (self.operation is not None or not has_started):
             over = "operation under way is over" if has_started else "service has started"
             self._outbox.act(Progress(operation.id, f"waits until the {over}"))
@@ -40,12 +45,23 @@ class Agenda:
     def take_next(self, *, has_master: bool) -> Intent | None:
         """Begin the next one, if nothing is under way; None if there is none. Without a master only a reload can be."""
         if self.operation is None:
-            able = [each for each in self.waiting if has_master or isinstance(each, Reload)]
+            able = [each for each in self._waiting if has_master or isinstance(each, Reload)]
             if able:
-                self.waiting.remove(able[0])
+                self._waiting.remove(able[0])
                 self.operation = able[0]
                 return able[0]
         return None
+
+    def begin_recovery(self) -> Reload:
+        """Begin a reload that nobody asked for."""
+        self.operation = recovery = Reload(0, canary=False)
+        return recovery
+
+    def give_up_waiting(self) -> list[int]:
+        """Drop what clients wait for, which is not done here any more, and return their numbers; signals' stay."""
+        given_up = [each.id for each in self._waiting if each.id]
+        self._waiting = [each for each in self._waiting if not each.id]
+        return given_up
 
     def end(self, code: Code, message: str, generation: int = 0, blamed: int = 0, details: str = "") -> None:
         """The operation under way is over; for the rest see `Outbox.finish`."""
@@ -60,11 +76,11 @@ class Agenda:
     def stop(self) -> None:
         """Give up what is under way and what waits."""
         self.is_stopping = True
-        for operation in (self.operation, *self.waiting):
+        for operation in (self.operation, *self._waiting):
             if operation is not None:
                 self._outbox.finish(operation.id, Code.STOPPING, "the service was told to stop")
         self.operation = None
-        self.waiting = []
+        self._waiting = []
 
     def await_stop(self, operation: int) -> None:
         """Somebody waits for the end of the service."""

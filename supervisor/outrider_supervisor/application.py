@@ -28,6 +28,7 @@ from gunicorn.errors import ConfigError
 import outrider.settings as _worker_settings  # noqa: F401  # see above
 import outrider_supervisor.settings as _supervisor_settings  # noqa: F401  # see above
 from outrider.errors import ConfigurationError
+from outrider.gunicorn_settings import require_http2_library
 from outrider.settings import SECTION
 
 DEFAULT_WORKER_CLASS = "outrider.UvicornWorker"
@@ -39,8 +40,9 @@ HIDDEN = (
     *("dirty_apps", "dirty_workers", "dirty_timeout", "dirty_threads", "dirty_graceful_timeout"),
 )
 _ROLE = re.compile(r":\w+:`([^`<]*)(<[^>]*>)?`")
+_UNKNOWN_OPTION = re.compile(r"unrecognized arguments: (--[\w-]+)")
 SIMILARITY = 0.8
-"""How alike a name in gunicorn.conf.py and a setting must be to be taken for a slip of the pen; difflib's ratio."""
+"""How alike two names must be for one to be taken for a slip of the pen: a setting's, an option's; difflib's ratio."""
 
 
 class ConfigurationFailed(Exception):
@@ -74,7 +76,17 @@ class _Parser(argparse.ArgumentParser):
         return super().add_argument(*args, **kwargs)
 
     def error(self, message: str) -> NoReturn:
-        raise ConfigurationFailed(f"{message}. `{self.prog} --help` shows the options.")
+        raise ConfigurationFailed(f"{message}{self._hint(message)} `{self.prog} --help` shows the options.")
+
+    def _hint(self, message: str) -> str:
+        """The option that was meant, if the message names one that does not exist."""
+        unknown = _UNKNOWN_OPTION.match(message)
+        if unknown is None:
+            return "."
+        shown = [action for action in self._actions if action.help != argparse.SUPPRESS]
+        options = [option for action in shown for option in action.option_strings]
+        close = difflib.get_close_matches(unknown[1], options, n=1, cutoff=SIMILARITY)
+        return f"; did you mean {close[0]}?" if close else "."
 
 
 class OutriderConfig(Config):  # type: ignore[misc]  # gunicorn has no types
@@ -121,6 +133,7 @@ class OutriderApplication(WSGIApplication):  # type: ignore[misc]  # gunicorn ha
         try:
             self.load_default_config()
             self.load_config()
+            require_http2_library(self.cfg, "h2")  # before gunicorn, whose advice is an extra of its own
             self.cfg.validate()
         except ConfigurationFailed:
             raise

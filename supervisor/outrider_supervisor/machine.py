@@ -26,7 +26,7 @@ BOOT_FAILED = 3
 
 
 class Machine:
-    """The state of the service; `handle` is the only way to change it."""
+    """The state of the service: `handle` changes it, and for an upgrade `give_up_waiting`."""
 
     def __init__(self) -> None:
         self._outbox = Outbox()
@@ -46,6 +46,10 @@ class Machine:
         self._take(event)
         self._advance()
         return self._outbox.take()
+
+    def give_up_waiting(self) -> list[int]:
+        """Another supervisor takes over: drop the operations that clients wait for, and return their numbers."""
+        return self.agenda.give_up_waiting()
 
     # -- what can be seen
 
@@ -81,7 +85,7 @@ class Machine:
         return self.agenda.operation
 
     @property
-    def waiting(self) -> list[Intent]:
+    def waiting(self) -> tuple[Intent, ...]:
         """What comes next."""
         return self.agenda.waiting
 
@@ -145,7 +149,7 @@ class Machine:
             how = "stopping at once" if fast else "stopping: workers finish what they hold"
             self._outbox.log(Level.INFO, how, operation)
             self.agenda.stop()
-            self.succession.rollout = None
+            self.succession.give_up_rollout()
             self._outbox.act(actions.Notify(Readiness.STOPPING))
             self._outbox.act(actions.KeepListeners(None))
             if self.current is not None:  # else it is the only one, and may be about to say why it fails
@@ -243,8 +247,7 @@ class Machine:
 
     def _begin_next(self, current: Generation) -> None:
         if self.operation is None and self.succession.is_recovery_due(self._now):
-            self.agenda.operation = Reload(0, canary=False)
-            self._begin(self.agenda.operation, current)
+            self._begin(self.agenda.begin_recovery(), current)
         while (operation := self.agenda.take_next(has_master=current.has_master)) is not None:
             self._begin(operation, current)
 

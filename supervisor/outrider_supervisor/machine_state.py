@@ -45,7 +45,8 @@ def load_machine(saved: dict[str, Any]) -> Machine:
     machine.succession.target = saved["target"]
     machine.succession.scaled_to = saved["scaled_to"]
     machine.replacements.pids = set(saved["replacing"])
-    machine.agenda.waiting = [_INTENTS[each.pop("kind")](**each) for each in saved["waiting"]]
+    for each in saved["waiting"]:
+        machine.agenda.add(_INTENTS[each.pop("kind")](**each), has_started=True)
     return machine
 
 

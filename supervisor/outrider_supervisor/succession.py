@@ -65,6 +65,10 @@ class Succession:
         self._outbox.log(Level.INFO, f"generation {generation.number}: starting", self._agenda.asker)
         self._fleet.start_master(generation)
 
+    def give_up_rollout(self) -> None:
+        """The service ends: nothing takes the place of anything any more."""
+        self.rollout = None
+
     def scale(self, current: Generation, workers: int) -> None:
         """Have another number of workers."""
         self._outbox.log(Level.INFO, f"scaling from {self.target} to {workers} workers")

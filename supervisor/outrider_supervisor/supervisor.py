@@ -188,9 +188,8 @@ class Supervisor:
         if operation is not None:
             done = Outcome(ok=True, code=Code.DONE.value, message="the new supervisor takes over")
             self.seam.operations.pop(operation.id, Operation()).finish(done)
-        for waiting in [each for each in self.machine.waiting if each.id]:
-            self.machine.waiting.remove(waiting)
-            self.seam.operations.pop(waiting.id, Operation()).finish(REPLACED)
+        for number in self.machine.give_up_waiting():
+            self.seam.operations.pop(number, Operation()).finish(REPLACED)
 
     # -- events
 

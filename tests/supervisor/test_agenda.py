@@ -43,7 +43,7 @@ def test_nothing_begins_while_an_operation_is_under_way(scene: Scene) -> None:
     scene.add(Scale(1, 3), Reload(2, canary=True))
     scene.begin()
     assert scene.begin() is None
-    assert scene.agenda.waiting == [Reload(2, canary=True)]
+    assert scene.agenda.waiting == (Reload(2, canary=True),)
 
 
 def test_waiting_operation_is_told_what_it_waits_for(scene: Scene) -> None:
@@ -58,7 +58,7 @@ def test_waiting_operation_is_told_what_it_waits_for(scene: Scene) -> None:
 )
 def test_newest_of_a_kind_waits_alone(scene: Scene, older: Intent, newer: Intent) -> None:
     assert scene.add(older, newer) == [Finish(1, Code.SUPERSEDED, SUPERSEDED)]
-    assert scene.agenda.waiting == [newer]
+    assert scene.agenda.waiting == (newer,)
 
 
 def test_every_recycling_waits(scene: Scene) -> None:
@@ -72,6 +72,20 @@ def test_reload_alone_can_begin_without_a_master(scene: Scene) -> None:
     assert scene.begin(has_master=False) is None
     scene.add(Reload(4, canary=True))
     assert scene.begin(has_master=False) == Reload(4, canary=True)
+
+
+def test_recovery_is_an_operation_that_nobody_waits_for(scene: Scene) -> None:
+    scene.add(Scale(1, 3))
+    assert scene.agenda.begin_recovery() is scene.agenda.operation
+    assert scene.agenda.asker == 0
+    assert scene.begin() is None
+
+
+def test_only_what_clients_wait_for_is_given_up(scene: Scene) -> None:
+    scene.add(Recycle(1, 101), Reload(0, canary=True), Scale(2, 3))
+    assert scene.agenda.give_up_waiting() == [1, 2]
+    assert scene.agenda.waiting == (Reload(0, canary=True),)
+    assert scene.agenda.give_up_waiting() == []
 
 
 def test_failure_is_logged_but_that_of_a_reload_which_has_said_so(scene: Scene) -> None:
@@ -99,7 +113,7 @@ def test_stop_gives_up_what_is_under_way_and_what_waits(scene: Scene) -> None:
     told = "the service was told to stop"
     done = [each for each in scene.outbox.take() if isinstance(each, Finish)]
     assert done == [Finish(1, Code.STOPPING, told), Finish(2, Code.STOPPING, told)]
-    assert (scene.agenda.operation, scene.agenda.waiting) == (None, [])
+    assert (scene.agenda.operation, scene.agenda.waiting) == (None, ())
     assert scene.add(Upgrade(3)) == [Finish(3, Code.STOPPING, "the service is stopping")]
 
 

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 from gunicorn.errors import ConfigError
 
+from outrider import gunicorn_settings
 from outrider_supervisor.application import ConfigurationFailed, OutriderApplication, OutriderConfig, find_misspelt
 
 
@@ -160,14 +161,32 @@ def test_help_leaves_out_what_has_no_use_and_the_markup(capsys: pytest.CaptureFi
 
 
 def test_unknown_option_is_refused() -> None:
-    assert failure_of("--wrokers", "3").reason == (
-        "unrecognized arguments: --wrokers. `outrider run --help` shows the options."
+    assert failure_of("--nosuch", "3").reason == (
+        "unrecognized arguments: --nosuch. `outrider run --help` shows the options."
+    )
+
+
+@pytest.mark.parametrize(
+    "argument, meant",
+    [("--wrokers", "--workers"), ("--websocket-ping-intervall=5", "--websocket-ping-interval"), ("--deamon", "")],
+)
+def test_misspelt_option_is_refused_with_a_suggestion(argument: str, meant: str) -> None:
+    hint = f"; did you mean {meant}?" if meant else "."
+    assert failure_of("shop:app", argument).reason == (
+        f"unrecognized arguments: {argument}{hint} `outrider run --help` shows the options."
     )
 
 
 def test_unknown_option_in_the_environment_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GUNICORN_CMD_ARGS", "--wrokers 3")
     assert failure_of("shop:app").reason.startswith("GUNICORN_CMD_ARGS: unrecognized arguments: --wrokers")
+
+
+def test_http2_without_gunicorns_library_is_refused_with_our_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gunicorn_settings, "find_spec", lambda name: None if name == "h2" else name)
+    assert failure_of("--http-protocols", "h2,h1", "shop:app").reason == (
+        "http_protocols includes h2, for which the library h2 is missing: install outrider[http2], or drop h2"
+    )
 
 
 def test_open_quote_in_the_environment_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

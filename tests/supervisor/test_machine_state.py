@@ -117,7 +117,7 @@ def test_what_signals_have_asked_for_is_done_by_the_successor() -> None:
         machine.handle(event, 110.0)
     successor = over(machine)
     assert successor.operation is None
-    assert successor.waiting == [Reload(0, canary=True), Scale(0, 3), Recycle(0, 12), Upgrade(0)]
+    assert successor.waiting == (Reload(0, canary=True), Scale(0, 3), Recycle(0, 12), Upgrade(0))
     assert ReadConfiguration() in successor.handle(Observed({}), 111.0)
 
 
@@ -127,7 +127,7 @@ def test_what_a_client_waits_for_is_not_done_by_the_successor() -> None:
     machine.handle(ReloadAsked(8, canary=True), 110.0)
     successor = over(machine)
     successor.handle(Observed({}), 111.0)
-    assert (successor.waiting, successor.operation) == ([], None)
+    assert (successor.waiting, successor.operation) == ((), None)
 
 
 def test_generation_without_master_is_recovered() -> None:

@@ -109,7 +109,7 @@ def test_command_that_waits_for_an_upgrade_is_told_to_be_asked_again(scene: Supe
     scene.until(lambda: told, "the upgrade")
     assert [scene.outcome(each).code for each in waiting] == ["refused", "superseded", "refused"]
     assert scene.outcome(waiting[0]) == REPLACED
-    assert scene.supervisor.machine.waiting == []
+    assert scene.supervisor.machine.waiting == ()
     assert scene.supervisor.seam.operations == {}
 
 
@@ -123,7 +123,7 @@ def test_signal_that_waits_for_an_upgrade_goes_on_waiting(scene: SupervisorScene
     scene.supervisor.submit(commands.Upgrade())
     scene.supervisor.enqueue(events.ReloadAsked(0, canary=True))
     scene.supervisor.finish_upgrade()
-    assert scene.supervisor.machine.waiting == [Reload(0, canary=True)]
+    assert scene.supervisor.machine.waiting == (Reload(0, canary=True),)
 
 
 def test_command_while_another_supervisor_takes_over_is_refused_but_a_stop(scene: SupervisorScene) -> None:

@@ -130,4 +130,4 @@ def test_signal_after_the_end_is_ignored(scene: SupervisorScene) -> None:
     assert signal.getsignal(signal.SIGCHLD) == signal.SIG_DFL  # children are reaped on
     assert not signal.pthread_sigmask(signal.SIG_BLOCK, ()) & set(HANDLED_SIGNALS)
     scene.loop.run_ready()
-    assert scene.supervisor.machine.waiting == []
+    assert scene.supervisor.machine.waiting == ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import NamedTuple
 
 
@@ -30,6 +31,9 @@ class FakeLog:
 
     def error(self, msg: str, *args: object, exc_info: BaseException | None = None) -> None:
         self._keep("error", msg, args, exc_info)
+
+    def exception(self, msg: str, *args: object) -> None:
+        self._keep("error", msg, args, sys.exception())
 
     def messages(self, level: str) -> list[str]:
         """What was logged at one level."""

@@ -29,11 +29,15 @@ class ManualLoop(asyncio.SelectorEventLoop):
     def run_ready(self) -> None:
         """Run callbacks and timers until nothing is left that can run now."""
         for _ in range(MOST_ROUNDS):
-            self.call_soon(self.stop)
-            self.run_forever()
+            self.run_turn()
             if not self._ready:  # type: ignore[attr-defined]  # asyncio has no public way to ask
                 return
         raise AssertionError("the loop does not come to rest")
+
+    def run_turn(self) -> None:
+        """Run what can run now, but not what that calls for."""
+        self.call_soon(self.stop)
+        self.run_forever()
 
     def advance(self, seconds: float) -> None:
         """Move the clock on, then run what is due."""

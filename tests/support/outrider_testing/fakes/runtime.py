@@ -36,19 +36,15 @@ WEBSOCKET = WebSocketConfig(
 )
 
 
-def make_config(
-    *, http2: HTTP2Config | None = HTTP2, websocket: WebSocketConfig | None = WEBSOCKET, **overrides: Any
-) -> ServerConfig:
+def make_config(**overrides: Any) -> ServerConfig:
     """Gunicorn's and Outrider's defaults, except where overridden, with HTTP/2 served.
 
     What is in `http2` and `websocket` can be overridden by the name of its setting as well: `http2_max_frame_size`.
     """
-    groups = {"http2": http2, "websocket": websocket}
+    groups: dict[str, Any] = {"http2": HTTP2, "websocket": WEBSOCKET}
     for prefix, group in groups.items():
-        own = {name: overrides.pop(name) for name in list(overrides) if name.startswith(f"{prefix}_")}
-        if own:
-            assert group is not None
-            groups[prefix] = replace(group, **{name.removeprefix(f"{prefix}_"): own[name] for name in own})
+        names = [name for name in overrides if name.startswith(f"{prefix}_")]
+        groups[prefix] = replace(group, **{name.removeprefix(f"{prefix}_"): overrides.pop(name) for name in names})
     settings: dict[str, Any] = {
         "keepalive": 2.0,
         "worker_connections": 1000,
