@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import inspect
 import os
 import time
 from collections.abc import AsyncIterator
@@ -19,7 +20,7 @@ from typing import Annotated, Any
 
 from fastapi import FastAPI, Header, Query, Request, WebSocket
 from fastapi.responses import FileResponse, HTMLResponse, Response, StreamingResponse
-from fastapi.routing import APIRoute
+from fastapi.routing import APIRoute, APIWebSocketRoute
 
 Seconds = Annotated[float, Query(ge=0, le=60)]
 Count = Annotated[int, Query(ge=0, le=1_000_000)]
@@ -41,8 +42,10 @@ app = FastAPI(title="Outrider", lifespan=lifespan, docs_url=None, redoc_url=None
 async def index(request: Request) -> HTMLResponse:
     """Show what there is to try."""
     routes = [route for route in app.routes if isinstance(route, APIRoute) and route.include_in_schema]
-    rows = "\n".join(_row(route, str(request.base_url).rstrip("/")) for route in routes)
-    return HTMLResponse(PAGE.substitute(pid=os.getpid(), rows=rows))
+    origin = str(request.base_url).rstrip("/")
+    rows = [_row(route, origin) for route in routes]
+    rows += [_websocket_row(route, origin) for route in app.routes if isinstance(route, APIWebSocketRoute)]
+    return HTMLResponse(PAGE.substitute(pid=os.getpid(), rows="\n".join(rows)))
 
 
 @app.get("/json")
@@ -130,6 +133,12 @@ def _row(route: APIRoute, origin: str) -> str:
     url = escape(route.path + QUERIES.get(route.path, ""))
     what = f'<a href="{url}">{url}</a>' if "GET" in methods else f"<code>curl -d hello {escape(origin)}{url}</code>"
     return f"<tr><th>{' '.join(methods)}</th><td>{what}<br>{escape(route.description)}</td></tr>"
+
+
+def _websocket_row(route: APIWebSocketRoute, origin: str) -> str:
+    """The same for a WebSocket."""
+    url = escape(f"ws{origin.removeprefix('http')}{route.path}")
+    return f"<tr><th>WS</th><td><code>{url}</code><br>{escape(inspect.getdoc(route.endpoint) or '')}</td></tr>"
 
 
 PAGE = Template("""\

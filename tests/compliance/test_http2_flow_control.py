@@ -97,7 +97,7 @@ CASES = [
          [h2.get(1), part(3), window(0), h2.window_update(1, 3), settled, h2.window_update(1, 1)], waits_after(b"hell"),
          settings=window(3)),
     Case("6.9.2", "an INITIAL_WINDOW_SIZE that makes the window of a stream too large",
-         [h2.get(1), h2.window_update(1, 2**31 - 1), window(1)], OVERFLOW, settings=window(0)),
+         [h2.get(1) + h2.window_update(1, 2**31 - 1) + window(1)], OVERFLOW, settings=window(0)),
     Case("6.9.2", "a larger INITIAL_WINDOW_SIZE, which leaves the connection's window alone",
          [h2.headers(1, TOO_LARGE), window(1_000_000)], total_is(65535)),
     Case("6.5.3", "two values of INITIAL_WINDOW_SIZE, of which the last counts",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import html
+import inspect
 import os
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
@@ -51,6 +52,12 @@ def test_index_describes_every_route() -> None:
     assert len(routes()) == 7
     for route in routes():
         assert f"{route.description}</td>" in page
+
+
+def test_index_names_the_websocket() -> None:
+    page = request("GET", "/").text
+    assert "<code>ws://test/ws</code>" in page
+    assert f"{inspect.getdoc(hello.websocket_echo)}</td>" in page
 
 
 def test_index_links_answer() -> None:

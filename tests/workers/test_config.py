@@ -61,7 +61,7 @@ def test_setting_of_outrider_is_taken(name: str, value: Any) -> None:
 
 
 def test_http2_has_the_settings_of_gunicorn() -> None:
-    settings = {
+    settings: dict[str, Any] = {
         "max_concurrent_streams": 7,
         "initial_window_size": 70000,
         "max_frame_size": 20000,
@@ -79,7 +79,7 @@ def test_http2_that_is_no_protocol_of_the_service_has_no_settings() -> None:
 
 
 def test_websocket_has_settings_of_gunicorn_and_outrider() -> None:
-    settings = {
+    settings: dict[str, Any] = {
         "max_queue": 7,
         "ping_interval": 1.5,
         "ping_timeout": 2.5,

@@ -7,6 +7,7 @@ import errno
 import os
 import socket
 import threading
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -274,6 +275,64 @@ def test_thread_that_sends_uses_descriptors_that_nobody_else_closes(
         gate.set()
         assert eventually(loop, lambda: receive(theirs))
     assert task.cancelled()
+
+
+def test_send_that_no_thread_has_begun_leaves_no_descriptor(
+    loop: ManualLoop, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "run_in_executor", lambda *_: loop.create_future())
+    monkeypatch.setattr(FileRegion, "_is_in_memory", lambda *_: False)
+    ours, theirs = socket.socketpair()
+    with ours, theirs, opened(path) as region:
+        before = descriptors()
+        task = loop.create_task(region.send(loop, ours.fileno()))
+        loop.run_ready()
+        assert descriptors() == before + 2
+        task.cancel()
+        loop.run_ready()
+        assert task.cancelled()
+        assert descriptors() == before
+
+
+def test_thread_that_comes_too_late_sends_nothing(
+    loop: ManualLoop, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queued: list[Any] = []
+
+    def queue(_executor: None, *work: Any) -> asyncio.Future[int]:
+        queued.append(work)
+        return loop.create_future()
+
+    monkeypatch.setattr(loop, "run_in_executor", queue)
+    monkeypatch.setattr(FileRegion, "_is_in_memory", lambda *_: False)
+    ours, theirs = socket.socketpair()
+    with ours, theirs, opened(path) as region:
+        task = loop.create_task(region.send(loop, ours.fileno()))
+        loop.run_ready()
+        task.cancel()
+        loop.run_ready()
+        ((work, *arguments),) = queued
+        assert work(*arguments) == 0
+        theirs.setblocking(False)
+        assert receive(theirs) == b""
+
+
+def test_send_without_descriptors_leaves_none(loop: ManualLoop, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FileRegion, "_is_in_memory", lambda *_: False)
+    ours, theirs = socket.socketpair()
+    with ours, theirs, opened(path) as region:
+        before = descriptors()
+        answers = iter([os.dup(ours.fileno())])
+        monkeypatch.setattr(os, "dup", lambda _: _next_or_refuse(answers))
+        with pytest.raises(OSError, match="too many"):
+            send(loop, region, ours)
+        assert descriptors() == before
+
+
+def _next_or_refuse(answers: Iterator[int]) -> int:
+    for answer in answers:
+        return answer
+    raise OSError(errno.EMFILE, "too many open files")
 
 
 def receive(sock: socket.socket) -> bytes:

@@ -61,7 +61,6 @@ def test_defaults_are_not_refused(cfg: Any) -> None:
         ("http_parser", "auto"),
         ("http_protocols", "h1"),
         ("http_protocols", "h2,h1"),
-        ("http2_cleartext", "prior-knowledge"),
         ("protocol", "http"),
     ],
 )
@@ -98,8 +97,25 @@ def test_http2_without_its_library_is_refused(cfg: Any, monkeypatch: pytest.Monk
     monkeypatch.setattr(gunicorn_settings, "find_spec", lambda _: None)
     refuse_unsupported(cfg)
     cfg.set("http_protocols", "h2,h1")
-    with pytest.raises(ConfigurationError, match=r"^http_protocols includes h2, .* install outrider\[http2\]"):
+    with pytest.raises(
+        ConfigurationError, match=r"^http_protocols includes h2, .* ngh2 is missing: install outrider\[http2\]"
+    ):
         refuse_unsupported(cfg)
+
+
+@pytest.mark.parametrize("tls", [{}, {"certfile": "a.crt", "keyfile": "a.key"}])
+def test_http2_without_tls_needs_http2(cfg: Any, tls: dict[str, str]) -> None:
+    for name, value in tls.items():
+        cfg.set(name, value)
+    cfg.set("http2_cleartext", "prior-knowledge")
+    with pytest.raises(ConfigurationError) as caught:
+        refuse_unsupported(cfg)
+    assert str(caught.value) == (
+        "http2_cleartext is 'prior-knowledge', but http_protocols does not include h2: set it to 'h2,h1', "
+        "or leave http2_cleartext out"
+    )
+    cfg.set("http_protocols", "h2,h1")
+    refuse_unsupported(cfg)
 
 
 def test_each_refusal_is_tested() -> None:

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
+from collections.abc import Iterator
+
 import pytest
 
-from outrider.http1 import FEED_SLICE, MOST_DISCARDED, MOST_QUEUED
+from outrider.http1 import FEED_SLICE, MOST_DISCARDED, HTTP1Connection
+from outrider.http1_pipeline import MOST_QUEUED
 from outrider.http_stream import HIGH_WATER
+from outrider_testing import websocket_bytes as ws
 from outrider_testing.fakes import Client, ManualLoop, constant
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -14,6 +20,46 @@ EXPECT = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nExpect: 100-contin
 
 BEFORE = 20
 AFTER = 14
+
+
+def connections_in_memory() -> int:
+    return sum(type(each) is HTTP1Connection for each in gc.get_objects())
+
+
+@pytest.fixture
+def no_collector() -> Iterator[None]:
+    """What is freed in the test is freed by its reference count."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.usefixtures("no_collector")
+@pytest.mark.parametrize("request_bytes", [GET, POST % 10 + b"part", b"GET / HT"])
+def test_lost_connection_is_freed_without_the_collector(loop: ManualLoop, request_bytes: bytes) -> None:
+    before = connections_in_memory()
+    client = Client.of(loop, constant())
+    client.feed(request_bytes)
+    assert connections_in_memory() == before + 1
+    client.lose()
+    client.transport.set_protocol(asyncio.Protocol())  # a real transport forgets its protocol
+    del client
+    assert connections_in_memory() == before
+
+
+@pytest.mark.usefixtures("no_collector")
+def test_connection_that_became_a_websocket_is_freed_without_the_collector(loop: ManualLoop) -> None:
+    before = connections_in_memory()
+    client = Client.of(loop)
+    client.feed(ws.handshake())
+    client.call.receive()
+    client.call.send({"type": "websocket.accept"})
+    transport, runtime = client.transport, client.runtime
+    del client
+    assert not transport.is_closing()
+    assert runtime.websockets == 1
+    assert connections_in_memory() == before
 
 
 def feed_held_back(client: Client, rest: bytes) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from outrider.http1 import LINGER
+from outrider.http1_pipeline import LINGER
 from outrider.http_stream import HIGH_WATER
 from outrider_testing.fakes import Client, ManualLoop, constant, echo
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from outrider.http1 import LINGER
+from outrider.http1_pipeline import LINGER
 from outrider_testing.fakes import Client, ManualLoop, constant
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"

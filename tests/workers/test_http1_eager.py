@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from outrider.errors import Aborted
-from outrider.http1 import FEED_SLICE, MOST_QUEUED
+from outrider.http1 import FEED_SLICE
+from outrider.http1_pipeline import MOST_QUEUED
 from outrider_testing.fakes import Client, DrivenApp, ManualLoop, constant
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"

@@ -99,6 +99,35 @@ def test_idle_connection_whose_next_request_is_unread_is_not_closed(
     assert client.transport.is_closing()
 
 
+def test_idle_connection_of_which_nothing_readable_is_ever_read_is_closed(
+    loop: ManualLoop, peers: tuple[socket.socket, socket.socket]
+) -> None:
+    """A TLS transport that waits for the rest of a record never tells of the end of the connection."""
+    ours, theirs = peers
+    client = Client.of(loop, constant(), keepalive=2)
+    client.transport.socket = ours  # type: ignore[assignment]  # a real one, to be looked at
+    client.feed(GET)
+    theirs.close()
+    client.sweep(5)
+    assert not client.transport.is_closing()
+    client.sweep(0.5)
+    assert client.transport.is_closing()
+
+
+def test_connection_that_was_once_late_may_be_so_again(
+    loop: ManualLoop, peers: tuple[socket.socket, socket.socket]
+) -> None:
+    ours, theirs = peers
+    client = Client.of(loop, constant(), keepalive=2)
+    client.transport.socket = ours  # type: ignore[assignment]  # a real one, to be looked at
+    theirs.send(GET)
+    for _ in range(3):
+        client.feed(GET)
+        client.sweep(5)
+    assert client.statuses == [200] * 3
+    assert not client.transport.is_closing()
+
+
 def test_half_closed_client_that_is_gone_is_found(loop: ManualLoop, peers: tuple[socket.socket, socket.socket]) -> None:
     ours, theirs = peers
     client = Client.of(loop)

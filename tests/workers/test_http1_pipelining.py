@@ -6,7 +6,8 @@ import tracemalloc
 
 import pytest
 
-from outrider.http1 import FEED_SLICE, MOST_QUEUED
+from outrider.http1 import FEED_SLICE
+from outrider.http1_pipeline import MOST_QUEUED
 from outrider.http1_response import WRITE_HIGH_WATER
 from outrider.http_stream import HIGH_WATER
 from outrider_testing.fakes import Client, ManualLoop, constant, echo

@@ -177,6 +177,7 @@ def test_refused_head_request_has_no_body(loop: ManualLoop) -> None:
     stream = client.request((*HEAD, (b"expect", b"tea")))
     assert client.response(stream).status == 417
     assert client.response(stream).body == b""
+    assert client.response(stream).complete
 
 
 def test_request_beyond_limit_concurrency_is_answered_with_503(loop: ManualLoop) -> None:
@@ -199,7 +200,7 @@ def test_rest_of_a_body_that_the_app_did_not_want_is_dropped(loop: ManualLoop) -
         client.send(stream, bytes(16384), more=True)
     client.send(stream, b"end")
     assert client.response(stream).reset is None
-    assert client.connection.finishing == 0
+    assert client.connection.finishing == set()
 
 
 def test_client_that_goes_on_and_on_after_its_response_is_reset(loop: ManualLoop) -> None:
@@ -224,7 +225,7 @@ def test_upload_that_waited_for_an_app_that_has_answered_goes_on(loop: ManualLoo
     assert client.response(stream).complete
     client.send(stream, bytes(16384))
     assert client.response(stream).reset is None
-    assert client.connection.finishing == 0
+    assert client.connection.finishing == set()
 
 
 def test_client_that_need_not_continue_has_as_long_as_for_a_body(loop: ManualLoop) -> None:
@@ -379,3 +380,45 @@ def test_exchanges_and_bytes_are_counted(loop: ManualLoop) -> None:
     assert client.runtime.counters.requests == 2
     assert client.runtime.counters.bytes_out == len(client.sent)
     assert client.runtime.counters.bytes_in > 100
+
+
+# -- what a lost connection leaves
+
+
+def test_lost_connection_may_be_what_the_drain_waited_for(loop: ManualLoop) -> None:
+    client = HTTP2Client.of(loop)
+    changes: list[int] = []
+    client.runtime.on_change = lambda: changes.append(len(client.runtime.connections))
+    client.lose()
+    assert changes == [0]
+
+
+@pytest.mark.parametrize("is_congested", [True, False])
+def test_lost_connection_is_no_blocked_writer(loop: ManualLoop, is_congested: bool) -> None:
+    client = HTTP2Client.of(loop, settings={4: 1 << 30 if is_congested else 0})
+    client.transport.congested = is_congested
+    client.give(1 << 30)
+    client.request()
+    client.call.start()
+    client.call.sending({"type": "http.response.body", "body": bytes(1 << 20), "more_body": True})
+    client.exchange()
+    assert client.runtime.blocked_writers == {client.connection}
+    client.lose()
+    assert client.runtime.blocked_writers == set()
+
+
+def test_body_is_bytes_however_it_came(loop: ManualLoop) -> None:
+    client = HTTP2Client.of(loop, http2_initial_window_size=1 << 20)
+    stream = client.request(POST, more=True)
+    for _ in range(6):
+        client.h2.send_data(stream, bytes(16384))
+    client.exchange()
+    assert {type(client.call.receive()["body"])} == {bytes}
+
+
+def test_client_that_nobody_trusts_is_not_believed(loop: ManualLoop) -> None:
+    client = HTTP2Client.of(loop)
+    fields = ((b"expect", b"100-continue"), (b"x-forwarded-for", b"192.0.2.99"), (b"x-forwarded-proto", b"https"))
+    client.request((*POST, *fields), more=True)
+    assert client.call.scope["client"] == ("192.0.2.7", 54321)
+    assert client.call.scope["scheme"] == "http"

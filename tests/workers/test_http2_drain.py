@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from outrider import http2
+from outrider.http2_writer import LINGER
 from outrider_testing.fakes import FakeTransport, ManualLoop, constant, make_context, make_runtime
 from outrider_testing.http2_client import GET, HTTP2Client
 
@@ -179,3 +180,51 @@ def test_connection_can_be_aborted_before_and_after_it_is_open(loop: ManualLoop)
     loop.run_ready()
     assert client.runtime.connections == set()
     assert isinstance(client.transport, FakeTransport)
+
+
+def test_request_on_its_way_does_not_put_the_last_stream_off(loop: ManualLoop) -> None:
+    client = HTTP2Client.of(loop, keepalive=60, drain_linger=2)
+    client.request()
+    client.call.respond(b"ok")
+    client.exchange()
+    stream = client.h2.get_next_available_stream_id()
+    client.h2.send_headers(stream, GET, end_stream=True)
+    on_its_way = client.h2.data_to_send()
+    client.drain()
+    client.feed(on_its_way)
+    client.sweep(2.1)
+    assert last_streams(client) == [NOTICE, stream]
+
+
+def test_client_is_asked_to_leave_once(loop: ManualLoop) -> None:
+    client = HTTP2Client.of(loop)
+    client.request()
+    client.drain()
+    client.connection.begin_drain()
+    client.sweep(0)
+    assert last_streams(client) == [NOTICE]
+    assert client.sent.count(b"\0\0\x08\6\0") == 1
+
+
+def test_drain_does_not_prolong_an_idle_connection(loop: ManualLoop) -> None:
+    client = HTTP2Client.of(loop, constant(), keepalive=1, drain_linger=10)
+    client.request()
+    client.drain()
+    client.sweep(1.5)
+    assert client.is_closed()
+
+
+def test_answer_to_a_ping_that_nobody_sent_ends_nothing(loop: ManualLoop) -> None:
+    client = HTTP2Client.of(loop, constant(), keepalive=60)
+    client.request()
+    client.feed(b"\0\0\x08\6\1\0\0\0\0" + bytes(8))
+    assert client.goaways == []
+    assert client.response(client.request()).status == 200
+
+
+def test_connection_lingers_for_so_long(loop: ManualLoop) -> None:
+    client = HTTP2Client.of(loop, keepalive=60)
+    client.h2.close_connection()
+    client.feed(client.h2.data_to_send())
+    assert client.transport.eof_written
+    assert client.connection.deadline == client.runtime.now + LINGER

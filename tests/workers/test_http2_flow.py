@@ -201,7 +201,7 @@ def test_client_that_takes_a_complete_response_never_loses_its_stream(loop: Manu
     assert not client.response(stream).complete
     client.sweep(30)
     assert client.response(stream).reset == ErrorCode.CANCEL
-    assert client.connection.finishing == 0
+    assert client.connection.finishing == set()
     assert client.runtime.blocked_writers == set()
 
 
@@ -311,6 +311,7 @@ def test_client_that_expects_a_continue_is_not_hurried(loop: ManualLoop) -> None
     client = HTTP2Client.of(loop, body_timeout=30)
     stream = client.request((*POST, (b"expect", b"100-continue")), more=True)
     client.sweep(1000)
+    assert client.response(stream).status == 0
     client.call.receiving()
     client.exchange()
     client.sweep(30.5)
@@ -335,3 +336,42 @@ def test_deadlines_of_streams_are_their_own(loop: ManualLoop) -> None:
     assert client.response(second).status == 0
     client.sweep(20)
     assert client.response(second).status == 408
+
+
+def test_app_may_take_its_time_when_the_body_is_whole(loop: ManualLoop) -> None:
+    client = HTTP2Client.of(loop, body_timeout=30)
+    stream = client.request(POST, b"x", more=True)
+    client.send(stream, b"y")
+    client.sweep(1000)
+    client.call.respond(b"ok")
+    client.exchange()
+    assert client.response(stream).status == 200
+
+
+def test_large_piece_of_a_body_earns_no_more_than_body_timeout(loop: ManualLoop) -> None:
+    client = HTTP2Client.of(loop, body_timeout=30, min_body_rate=1)
+    stream = client.request(POST, bytes(16384), more=True)
+    client.sweep(30.5)
+    assert client.response(stream).status == 408
+
+
+def test_body_timeout_can_be_switched_off(loop: ManualLoop) -> None:
+    client = HTTP2Client.of(loop, body_timeout=0)
+    stream = client.request(POST, b"x", more=True)
+    client.send(stream, b"y", more=True)
+    client.sweep(10_000)
+    assert client.response(stream).status == 0
+    assert client.response(stream).reset is None
+
+
+def test_connection_that_is_read_again_is_no_blocked_writer(loop: ManualLoop) -> None:
+    client = HTTP2Client.of(loop, constant(bytes(1 << 20)), settings={INITIAL_WINDOW: 1 << 30})
+    client.give(1 << 30)
+    client.transport.congested = True
+    stream = client.request()
+    assert client.runtime.blocked_writers == {client.connection}
+    client.transport.congested = False
+    client.transport.take(1 << 30)
+    client.exchange()
+    assert client.response(stream).complete
+    assert client.runtime.blocked_writers == set()

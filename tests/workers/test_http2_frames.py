@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from outrider.http2_engine import ErrorCode
-from outrider.http2_frames import MOST_GAPS, MOST_RESETS, PREFACE, FrameWatch, Violation
+from outrider.http2_frames import FRAMES_PER_TURN, MOST_GAPS, MOST_RESETS, PREFACE, FrameWatch, Violation
 
 DATA, HEADERS, PRIORITY, RST_STREAM, CONTINUATION = 0, 1, 2, 3, 9
 
@@ -57,6 +57,7 @@ def test_what_is_remembered_of_skipped_streams_has_a_bound() -> None:
     watch = FrameWatch(16384, ())
     watch.check(bytes(PREFACE))
     for number in range(1, 10_000, 4):
+        watch.frames_left = FRAMES_PER_TURN
         watch.check(frame(HEADERS, number))
     assert len(watch._gaps) == MOST_GAPS
 
@@ -98,7 +99,26 @@ def test_resets_that_are_remembered_have_a_bound() -> None:
     watch = FrameWatch(16384, ())
     watch.check(bytes(PREFACE))
     for number in range(1, 4 * MOST_RESETS, 2):
+        watch.frames_left = FRAMES_PER_TURN
         watch.check(frame(HEADERS, number) + frame(RST_STREAM, number, 4))
         watch.forgive(number)
     assert len(watch._cancelled) == MOST_RESETS
     assert not watch._forgiven
+
+
+@pytest.mark.parametrize("size", [1, 5, 9, 14, 33, 10_000, 1 << 20])
+@pytest.mark.parametrize("length", [0, 1, 60])
+def test_no_more_frames_are_looked_at_than_one_turn_may_have(size: int, length: int) -> None:
+    watch = FrameWatch(16384, (1,))
+    frames = frame(DATA, 1, length) * (2 * FRAMES_PER_TURN + 1)
+    stream = bytes(PREFACE) + frame(HEADERS, 1, 0) + frames + frame(PRIORITY, 0)
+    at = 0
+    turns = 1
+    while (violation := watch.check(stream[at : at + size])) is None:
+        at += watch.taken
+        if not watch.frames_left:
+            assert at == PREFACE + 9 + (9 + length) * (turns * FRAMES_PER_TURN - 1) or size < 9 + length
+            watch.frames_left = FRAMES_PER_TURN
+            turns += 1
+    assert turns == 3
+    assert abs(at + violation.position - (len(stream) - 14)) < 9

@@ -189,6 +189,7 @@ def test_more_streams_than_allowed_are_not_served(loop: ManualLoop) -> None:
     [
         ({"limit_request_line": 100}, [(b":path", b"/" + b"x" * 86)], 200),
         ({"limit_request_line": 100}, [(b":path", b"/" + b"x" * 87)], 414),
+        ({"limit_request_line": 0}, [(b":path", b"/" + b"x" * 8000)], 200),
         ({"limit_request_field_size": 100}, [(b"x", b"y" * 95)], 200),
         ({"limit_request_field_size": 100}, [(b"x", b"y" * 96)], 431),
         ({"limit_request_fields": 5}, [(b"x%d" % each, b"y") for each in range(5)], 200),
@@ -294,3 +295,50 @@ def test_connection_without_keepalive_closes_after_its_request(loop: ManualLoop)
     client.request()
     assert client.response().status == 200
     assert client.is_closed()
+
+
+def test_frames_on_a_stream_that_the_client_has_reset_close_the_connection(loop: ManualLoop) -> None:
+    client = HTTP2Client.of(loop)
+    stream = client.request(POST, more=True)
+    client.reset(stream)
+    frame = DataFrame(stream, b"x").serialize()
+    assert flood(client, frame, BURST) < 1.1 * BURST // LOST_STREAM
+
+
+def test_flood_of_resets_of_a_stream_that_has_ended_closes_the_connection(loop: ManualLoop) -> None:
+    client = HTTP2Client.of(loop, constant())
+    stream = client.request()
+    frame = b"\0\0\4\3\0" + stream.to_bytes(4, "big") + b"\0\0\0\x08"
+    assert flood(client, frame, 3 * BURST) < 1.1 * BURST
+
+
+def test_malformed_request_is_told_in_the_log(loop: ManualLoop) -> None:
+    client = HTTP2Client.of(loop)
+    client.h2.config.validate_outbound_headers = False
+    client.request((*GET, (b"host", b"other")))
+    (message,) = client.log.messages("warning")
+    assert message.startswith("Refused a request from 192.0.2.7:54321: Host and :authority differ")
+
+
+def test_app_is_told_when_a_flood_closes_its_connection(loop: ManualLoop) -> None:
+    client = HTTP2Client.of(loop)
+    stream = client.request()
+    flood(client, PingFrame(0, b"12345678").serialize(), 2 * BURST)
+    assert client.call.receive() == {"type": "http.disconnect"}
+    client._read()
+    assert [goaway.last_stream_id for goaway in client.goaways] == [stream]
+
+
+def test_flood_of_priority_updates_closes_the_connection(loop: ManualLoop) -> None:
+    client = HTTP2Client.of(loop)
+    stream = client.request()
+    frame = b"\0\0\7\x10\0\0\0\0\0" + stream.to_bytes(4, "big") + b"u=1"
+    assert flood(client, frame, 2 * BURST) < 1.1 * BURST
+
+
+def test_patience_does_not_grow_with_time() -> None:
+    patience = Patience(0.0)
+    patience.spend(BURST, 1000.0)
+    assert not patience.is_over
+    patience.spend(1, 1000.0)
+    assert patience.is_over

@@ -265,3 +265,19 @@ def test_observer_is_told_of_each_exchange(loop: ManualLoop) -> None:
     client.request()
     assert observer.events[0] == ("started", "/")
     assert observer.events[1][2] == 200
+
+
+@pytest.mark.parametrize(
+    "pieces, more", [((b"123",), False), ((b"123456",), True), ((b"12", b"3456"), True), ((b"12", b"34"), False)]
+)
+def test_piece_that_does_not_fit_the_content_length_is_refused(
+    loop: ManualLoop, pieces: tuple[bytes, ...], more: bool
+) -> None:
+    client = HTTP2Client.of(loop)
+    client.request()
+    client.call.start(headers=[(b"content-length", b"5")])
+    *good, bad = pieces
+    for piece in good:
+        client.call.body(piece, more=True)
+    with pytest.raises(InvalidResponse):
+        client.call.body(bad, more=more)

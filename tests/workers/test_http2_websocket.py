@@ -8,6 +8,7 @@ import pytest
 
 from outrider.http2_engine import ErrorCode
 from outrider.http_stream import HIGH_WATER
+from outrider.websocket_frames import FRAMES_PER_TURN
 from outrider_testing.fakes import ManualLoop
 from outrider_testing.http2_client import GET, HTTP2Client
 
@@ -113,7 +114,7 @@ def test_closing_handshake_ends_the_stream(loop: ManualLoop, by_app: bool) -> No
     client.h2.end_stream(stream)
     client.call.finish()
     client.exchange()
-    assert client.connection.finishing == 0
+    assert client.connection.finishing == set()
     assert client.response(client.request()).reset is None
 
 
@@ -168,6 +169,7 @@ def test_connect_for_something_else_is_refused(
     client = HTTP2Client.of(loop)
     stream = connect(client, fields)
     assert client.response(stream).status == status
+    assert client.response(stream).all("sec-websocket-version") == ([b"13"] if status == 426 else [])
     assert client.response(stream).reset == ErrorCode.NO_ERROR
     assert client.calls == []
 
@@ -198,7 +200,7 @@ def test_app_refuses_with_403(loop: ManualLoop) -> None:
     assert client.response(stream).status == 403
     assert client.response(stream).complete
     assert client.response(stream).reset == ErrorCode.NO_ERROR
-    assert client.connection.finishing == 0
+    assert client.connection.finishing == set()
 
 
 def test_app_refuses_with_a_response_of_its_own(loop: ManualLoop) -> None:
@@ -298,7 +300,21 @@ def test_client_that_never_ends_a_stream_that_is_closed_loses_it(loop: ManualLoo
     assert client.response(stream).complete
     client.sweep(30)
     assert client.response(stream).reset == ErrorCode.CANCEL
-    assert client.connection.finishing == 0
+    assert client.connection.finishing == set()
+
+
+def test_client_is_not_blamed_for_what_is_added_while_it_takes_its_messages(loop: ManualLoop) -> None:
+    client = HTTP2Client.of(loop, settings={4: 0}, write_timeout=30, min_body_rate=240, websocket_ping_interval=0)
+    client.acknowledges = False
+    accept(client)
+    for _ in range(3):
+        client.call.sending({"type": "websocket.send", "bytes": bytes(HIGH_WATER + 1)})
+        client.exchange()
+        client.give(240 * 30, 1)
+        client.sweep(30)
+    assert client.response().reset is None
+    client.sweep(30)
+    assert client.response().reset == ErrorCode.CANCEL
 
 
 # -- deadlines and the drain
@@ -337,3 +353,41 @@ def test_websocket_and_requests_share_a_connection(loop: ManualLoop) -> None:
     client.send(stream, frame(0x81, b"hello"), more=True)
     assert client.response(other).body == b"ok"
     assert client.calls[0].receive()["text"] == "hello"
+
+
+def test_client_that_does_not_answer_the_close_loses_its_stream(loop: ManualLoop) -> None:
+    client = HTTP2Client.of(loop, websocket_close_timeout=5)
+    stream = accept(client)
+    client.call.send({"type": "websocket.close"})
+    client.exchange()
+    client.sweep(4)
+    assert client.response(stream).reset is None
+    client.sweep(1.5)
+    assert client.response(stream).reset == ErrorCode.CANCEL
+    assert not client.is_closed()
+
+
+def test_end_of_the_stream_comes_after_what_the_websocket_holds(loop: ManualLoop) -> None:
+    client = HTTP2Client.of(loop, websocket_max_queue=2)
+    stream = accept(client)
+    messages = b"".join(frame(0x81, b"%d" % number) for number in range(5))
+    client.send(stream, frame(0x89, b"") * (FRAMES_PER_TURN + 100) + messages)
+    assert [client.call.receive()["text"] for _ in range(5)] == ["0", "1", "2", "3", "4"]
+    assert client.call.receive()["code"] == 1006
+    client.exchange()
+    assert client.response(stream).complete
+
+
+def test_pings_in_few_frames_leave_turns_of_the_loop_to_others(loop: ManualLoop) -> None:
+    client = HTTP2Client.of(loop)
+    stream = accept(client)
+    pings = 8 * FRAMES_PER_TURN
+    client.h2.send_data(stream, frame(0x89, b"") * pings)
+    client.transport.feed(client.h2.data_to_send())
+    answered = [client.sent.count(b"\x8a\0")]
+    while answered[-1] < pings:
+        loop.run_turn()
+        answered.append(client.sent.count(b"\x8a\0"))
+    assert max(later - before for before, later in zip([0, *answered], answered, strict=False)) <= FRAMES_PER_TURN
+    client.exchange()
+    assert client.response(stream).body == b"\x8a\0" * pings

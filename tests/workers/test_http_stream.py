@@ -192,3 +192,10 @@ def test_body_that_comes_late_is_dropped(exchange: Exchange) -> None:
     exchange.call.finish()
     assert exchange.log.entries == []
     assert exchange.runtime.streams == set()
+
+
+@pytest.mark.parametrize("pieces", [[b"a"], [b"a", b"b"]])
+def test_app_receives_byte_strings_and_nothing_like_them(exchange: Exchange, pieces: list[bytes]) -> None:
+    for piece in pieces:
+        exchange.stream.feed_body(piece)
+    assert type(exchange.call.receive()["body"]) is bytes

@@ -127,6 +127,54 @@ def test_error_of_an_app_that_meets_the_disconnect_is_no_error(exchange: Exchang
     assert exchange.log.messages("debug") == ["Client left during GET /x"]
 
 
+def replaced(*, chained: bool = True) -> Exception:
+    """What a framework raises in the place of our error; Starlette does."""
+    try:
+        try:
+            raise ClientDisconnected("as send() raises")
+        except OSError as error:
+            if chained:
+                raise ValueError("the client left") from error
+            raise ValueError("the client left")  # noqa: B904  # the context is what is tested
+    except ValueError as error:
+        return error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        replaced(),
+        replaced(chained=False),
+        ExceptionGroup("tasks", [ClientDisconnected(), ExceptionGroup("more", [replaced()])]),
+    ],
+)
+def test_error_that_stands_for_the_disconnect_is_no_error(exchange: Exchange, error: Exception) -> None:
+    exchange.stream.disconnect(connection_lost=True)
+    exchange.call.fail(error)
+    assert exchange.log.messages("error") == []
+    assert exchange.log.messages("debug") == ["Client left during GET /x"]
+
+
+def test_error_of_another_clients_disconnect_is_logged(exchange: Exchange) -> None:
+    exchange.call.fail(replaced())
+    assert exchange.wire.events[0][0] == 500
+    assert len(exchange.log.exceptions) == 1
+
+
+def test_group_with_another_error_is_logged(exchange: Exchange) -> None:
+    exchange.stream.disconnect(connection_lost=True)
+    exchange.call.fail(ExceptionGroup("tasks", [ClientDisconnected(), ValueError()]))
+    assert len(exchange.log.exceptions) == 1
+
+
+def test_error_that_is_its_own_cause_is_logged(exchange: Exchange) -> None:
+    error = ValueError()
+    error.__cause__ = error
+    exchange.stream.disconnect(connection_lost=True)
+    exchange.call.fail(error)
+    assert exchange.log.exceptions == [error]
+
+
 def test_other_error_after_the_disconnect_is_logged_only(exchange: Exchange) -> None:
     exchange.stream.disconnect(connection_lost=True)
     exchange.call.fail(ValueError())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -31,6 +32,9 @@ class FakeLog:
 
     def error(self, msg: str, *args: object, exc_info: BaseException | None = None) -> None:
         self.entries.append(("error", msg % args, exc_info))
+
+    def exception(self, msg: str, *args: object) -> None:
+        self.error(msg, *args, exc_info=sys.exception())
 
     @property
     def only(self) -> tuple[str, str, BaseException | None]:

@@ -21,8 +21,10 @@ from outrider.listener import (
     OUT_OF_DESCRIPTORS_WARNING_PERIOD,
     STEP_ASIDE,
 )
+from outrider.negotiation import PREFACE
 from outrider.scoreboard import Field, WorkerState
 from outrider.tls_certificates import TLS
+from outrider.tls_handshake import Handshakes
 from outrider_testing.fakes import ManualLoop
 from outrider_testing.server_fakes import (
     GET,
@@ -36,7 +38,12 @@ from outrider_testing.server_fakes import (
 )
 
 MakeScene = Callable[..., Scene]
+SETTINGS = 4  # the type of a frame, RFC 9113 §6.5
 NOBODY = TrustedPeers.parse([])
+
+
+class FaultError(Exception):
+    """A transport has a fault."""
 
 
 @pytest.fixture
@@ -161,6 +168,34 @@ def test_close_accepts_behind_a_client_that_left_the_queue(make_scene: MakeScene
     scene.sock.errors.append(ConnectionAbortedError(errno.ECONNABORTED, "aborted"))
     scene.listener.close()
     assert scene.held == 1
+
+
+def test_trusted_peer_may_speak_either_version_without_tls(make_scene: MakeScene) -> None:
+    scene = make_scene(http2_cleartext=True)
+    scene.listener.resume()
+    peer = scene.connect()
+    peer.send(PREFACE)
+
+    def received() -> bytes:
+        peer.read()
+        return peer.received
+
+    assert eventually(scene.loop, received)[3] == SETTINGS
+    scene.connect().send(GET)
+    assert first_scope(scene)["http_version"] == "1.1"
+
+
+@pytest.mark.parametrize("http2_cleartext, trusted", [(True, NOBODY), (False, TrustedPeers.parse(["127.0.0.1"]))])
+def test_other_peer_may_not_speak_http2_without_tls(
+    make_scene: MakeScene, http2_cleartext: bool, trusted: TrustedPeers
+) -> None:
+    scene = make_scene(http2_cleartext=http2_cleartext, trusted_proxies=trusted)
+    scene.listener.resume()
+    peer = scene.connect()
+    peer.send(PREFACE)
+    assert peer.answer().status == 400
+    (line,) = scene.log.messages("warning")
+    assert "http2_cleartext and forwarded_allow_ips" in line
 
 
 # -- the accept gate
@@ -511,6 +546,25 @@ def test_failed_handshake_ends_the_connection(make_scene: MakeScene, tls: TLS) -
     name = f"127.0.0.1:{peer.sock.getsockname()[1]}"
     assert message == f"TLS handshake with {name} failed: the client speaks HTTP without TLS."
     assert not scene.app.calls
+
+
+@pytest.mark.parametrize("is_tls", [True, False])
+def test_connection_that_a_fault_keeps_from_opening_is_let_go(
+    make_scene: MakeScene, tls: TLS, monkeypatch: pytest.MonkeyPatch, *, is_tls: bool
+) -> None:
+    async def connect(*_: Any, **__: Any) -> None:
+        raise FaultError
+
+    scene = make_scene(tls=tls if is_tls else None)
+    monkeypatch.setattr(scene.loop, "connect_accepted_socket", connect)
+    monkeypatch.setattr(Handshakes, "open", connect)
+    scene.listener.resume()
+    peer = scene.connect()
+    peer.wait_closed()
+    assert scene.held == 0
+    assert scene.changes == 1
+    assert [type(each) for each in scene.log.exceptions] == [FaultError]
+    assert scene.log.messages("error") == [f"Can't open the connection of 127.0.0.1:{peer.sock.getsockname()[1]}"]
 
 
 def test_silent_handshake_ends_with_header_timeout(make_scene: MakeScene, tls: TLS) -> None:

@@ -5,16 +5,17 @@ from __future__ import annotations
 import asyncio
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
+from outrider import negotiation
 from outrider.http1 import HTTP1Connection
 from outrider.negotiation import PREFACE, Negotiation
 from outrider.runtime import ConnectionContext, Runtime
 from outrider.tls_certificates import TLS
 from outrider_testing.certificates import handshake, trusting_context
-from outrider_testing.fakes import DrivenApp, FakeTransport, ManualLoop, make_context, make_runtime
+from outrider_testing.fakes import DrivenApp, FakeLog, FakeTransport, ManualLoop, make_context, make_runtime
 from outrider_testing.server_fakes import GET, make_tls
 
 
@@ -127,6 +128,23 @@ def test_http2_is_told_about_tls(loop: ManualLoop, tls: TLS) -> None:
     context = Talk(loop, tls, ("h2",)).connection.context
     assert context.tls["tls_version"] == 0x0304
     assert context.scope_template["extensions"]["tls"] is context.tls
+
+
+def test_connection_whose_tls_facts_cannot_be_read_is_let_go(
+    loop: ManualLoop, tls: TLS, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise ValueError("no certificate")
+
+    monkeypatch.setattr(negotiation, "tls_extension", fail)
+    talk = Talk(loop, tls)
+    loop.run_ready()
+    assert talk.transport.was_aborted()
+    assert not talk.runtime.connections
+    assert talk.changes == 1
+    log = cast("FakeLog", talk.runtime.log)
+    assert [type(each) for each in log.exceptions] == [ValueError]
+    assert log.messages("error") == ["Can't open the connection of 192.0.2.7:54321"]
 
 
 # -- on cleartext

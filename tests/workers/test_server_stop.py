@@ -68,8 +68,10 @@ def test_drain_finishes_requests_and_ends_when_nothing_is_left(stage: Stage) -> 
     answer = peer.answer()
     assert answer.body == b"done"
     assert answer.closes
+    assert stage.lifespan.calls == ["startup"]
     peer.close()
     assert stage.time_to_end() <= 10 + TICK
+    assert stage.lifespan.calls == ["startup", "shutdown"]
 
 
 def test_drain_waits_for_the_first_request_of_a_silent_connection(stage: Stage) -> None:

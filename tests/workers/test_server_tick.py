@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import Any, cast
 
+import pytest
+
 from outrider.http1_encoding import DefaultHeaders
 from outrider.runtime import BlockedWriter, Connection, HalfClosed
 from outrider.scoreboard import Field
 from outrider.server import SWEEP_PERIOD
+from outrider_testing.fakes import FakeLog
 from outrider_testing.server_stage import TICK, Stage
 
 
@@ -57,28 +60,38 @@ def test_tick_refreshes_the_date(stage: Stage) -> None:
     assert b"date: " in headers.endings[0].lower()
 
 
+class FaultError(Exception):
+    """A connection has a fault."""
+
+
 class FakeConnection:
-    """Notes what the sweep asks of it."""
+    """Notes what the sweep asks of it, and raises where it has a `fault`."""
 
     def __init__(self, deadline: float) -> None:
         self.deadline = deadline
         self.calls: list[Any] = []
+        self.fault = ""
 
     def expire(self) -> None:
-        self.calls.append("expire")
         self.deadline = float("inf")
+        self._note("expire", "expire")
 
     def begin_drain(self) -> None:
         self.calls.append("begin_drain")
 
     def check_write_progress(self, now: float) -> None:
-        self.calls.append(now)
+        self._note("check_write_progress", now)
 
     def check_client(self) -> None:
-        self.calls.append("check_client")
+        self._note("check_client", "check_client")
 
     def abort(self) -> None:
         self.calls.append("abort")
+
+    def _note(self, name: str, call: Any) -> None:
+        if self.fault == name:
+            raise FaultError(name)
+        self.calls.append(call)
 
 
 def test_sweep_expires_connections_after_their_deadline(stage: Stage) -> None:
@@ -89,6 +102,26 @@ def test_sweep_expires_connections_after_their_deadline(stage: Stage) -> None:
     stage.pass_time(SWEEP_PERIOD)
     assert (early.calls, late.calls) == (["expire"], [])
     stage.runtime.connections.clear()
+
+
+@pytest.mark.parametrize("fault", ["expire", "check_write_progress", "check_client"])
+def test_fault_of_one_connection_ends_that_one_alone(stage: Stage, fault: str) -> None:
+    connections = [FakeConnection(stage.loop.time()) for _ in range(3)]
+    broken = connections[1]
+    broken.fault = fault
+    runtime = stage.runtime
+    runtime.connections = cast("set[Connection]", connections)
+    runtime.blocked_writers = cast("set[BlockedWriter]", connections)
+    runtime.half_closed = cast("set[HalfClosed]", connections)
+    stage.pass_time(SWEEP_PERIOD)
+    now = stage.loop.time()
+    assert connections[0].calls == connections[2].calls == ["expire", now, "check_client"]
+    assert broken.calls.count("abort") == 1
+    log = cast("FakeLog", runtime.log)
+    assert [type(each) for each in log.exceptions] == [FaultError]
+    assert log.messages("error") == ["Exception while looking after a connection, which is aborted"]
+    for held in (runtime.connections, runtime.blocked_writers, runtime.half_closed):
+        held.clear()
 
 
 def test_sweep_waits_for_what_came_while_the_process_was_held_up(stage: Stage) -> None:
@@ -107,6 +140,9 @@ def test_sweep_looks_after_half_closed_clients(stage: Stage) -> None:
     class HalfClosedClient:
         def check_client(self) -> None:
             calls.append("check")
+
+        def abort(self) -> None:
+            calls.append("abort")
 
     stage.runtime.half_closed.add(HalfClosedClient())
     stage.pass_time(SWEEP_PERIOD)

@@ -232,6 +232,24 @@ def test_unknown_variable_is_refused_with_the_list(stock_cfg: Any) -> None:
         load_settings(stock_cfg, {"OUTRIDER_" + "Z" * 30: "1"})
 
 
+@pytest.mark.parametrize(
+    "variable, instead",
+    [
+        ("OUTRIDER_WEBSOCKET_MAX_MESSAGE_SIZE", "--websocket-max-message-size, or websocket_max_message_size in "),
+        ("OUTRIDER_HTTP_PROTOCOLS", "--http-protocols, or http_protocols in "),
+        ("OUTRIDER_WORKERS", "--workers, or workers in "),
+        ("OUTRIDER_WHEN_READY", "when_ready in "),
+    ],
+)
+def test_variable_for_gunicorn_is_refused_with_its_flag(stock_cfg: Any, variable: str, instead: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        load_settings(stock_cfg, {variable: "1"})
+    name = variable.removeprefix("OUTRIDER_").lower()
+    assert str(caught.value) == (
+        f"the environment variable {variable} is not read: {name} is gunicorn's own; use {instead}gunicorn.conf.py"
+    )
+
+
 @pytest.mark.parametrize("setting", sorted(SUPERVISOR_SETTINGS))
 def test_variable_for_the_supervisor_is_refused_with_where_it_belongs(stock_cfg: Any, setting: str) -> None:
     variable = f"OUTRIDER_{setting.upper()}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import ssl
 from collections.abc import Callable
 from pathlib import Path
@@ -44,6 +45,7 @@ def pem(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (path / "junk.pem").write_text("junk\n", encoding="ascii")
     (path / "bad.crt").write_text("-----BEGIN CERTIFICATE-----\njunk\n-----END CERTIFICATE-----\n", encoding="ascii")
     (path / "directory").mkdir()
+    os.mkfifo(path / "pipe")
     return path
 
 
@@ -91,7 +93,7 @@ def refusal_of(cfg: Any) -> str:
     return message
 
 
-@pytest.mark.parametrize("name", ["missing.pem", "directory"])
+@pytest.mark.parametrize("name", ["missing.pem", "directory", "pipe"])
 @pytest.mark.parametrize("setting", ["certfile", "keyfile", "ca_certs"])
 def test_unreadable_file_is_refused_by_path(pem: Path, setting: str, name: str) -> None:
     cfg = configure(certfile=pem / "first.crt", keyfile=pem / "first.key")
@@ -115,7 +117,9 @@ def test_file_without_key_is_refused_by_path(pem: Path, name: str) -> None:
 
 def test_certificate_without_key_is_refused_by_path(pem: Path) -> None:
     path = pem / "first.crt"
-    assert refusal_of(configure(certfile=path)).startswith(f"certfile {str(path)!r} has no private key")
+    assert refusal_of(configure(certfile=path)).startswith(
+        f"certfile {str(path)!r} has no private key that can be used; keyfile is not set ("
+    )
 
 
 def test_key_of_another_certificate_is_refused_by_path(pem: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from gunicorn.config import Config
 
+from outrider import tls
 from outrider import tls_certificates as module
 from outrider.errors import ConfigurationError
 from outrider.settings import OutriderSettings
@@ -227,9 +228,11 @@ def test_unchanged_files_are_not_read(rotation: Rotation) -> None:
 
 def test_files_are_looked_at_seldom(rotation: Rotation, monkeypatch: pytest.MonkeyPatch) -> None:
     looks = []
+    real = module._stamp
 
-    def stamp(path: str | None) -> None:
+    def stamp(path: str | None) -> tuple[int, ...] | None:
         looks.append(path)
+        return real(path)
 
     monkeypatch.setattr(module, "_stamp", stamp)
     for _ in range(16):
@@ -324,19 +327,15 @@ def test_file_that_cannot_be_used_is_told_of_once(rotation: Rotation, name: str,
 def test_key_that_may_not_be_read_any_more_is_told_with_what_to_do(
     rotation: Rotation, pairs: dict[str, Pair], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = Path.read_bytes
+    real = tls.read_regular_file
 
-    def read_bytes(path: Path) -> bytes:
-        if path.name == "live.key":
-            raise PermissionError(13, "Permission denied", str(path))
+    def read(path: str) -> bytes:
+        if path.endswith("live.key"):
+            raise PermissionError(13, "Permission denied", path)
         return real(path)
 
-    def load_cert_chain(*_: Any) -> None:
-        raise PermissionError(13, "Permission denied")
-
     use(pairs["next"], rotation.directory)
-    monkeypatch.setattr(Path, "read_bytes", read_bytes)
-    monkeypatch.setattr(ssl.SSLContext, "load_cert_chain", load_cert_chain)
+    monkeypatch.setattr(tls, "read_regular_file", read)
     rotation.look(2)
     (message,) = rotation.errors
     assert "live.key' can't be read ([Errno 13] Permission denied" in message
@@ -428,3 +427,69 @@ def test_certificate_without_a_file_of_its_own_is_not_renewed(loop: ManualLoop, 
     assert tls.context is context
     assert tls.certificate_of(context) == Path(pairs["one"][0]).read_text(encoding="ascii")
     assert log.entries == []
+
+
+def test_files_are_not_read_twice_at_a_time(rotation: Rotation, pairs: dict[str, Pair]) -> None:
+    use(pairs["next"], rotation.directory)
+    for _ in range(2):
+        rotation.loop.clock += LOOK_PERIOD
+        rotation.tls.look(rotation.loop)
+    reading = rotation.tls._reading
+    assert reading is not None
+    rotation.loop.clock += LOOK_PERIOD
+    rotation.tls.look(rotation.loop)
+    assert rotation.tls._reading is reading
+    eventually(rotation.loop, reading.done)
+
+
+def test_hook_that_shows_another_certificate_than_the_file_is_believed(pairs: dict[str, Pair]) -> None:
+    def hook(_: Any, default_ssl_context_factory: Callable[[], ssl.SSLContext]) -> ssl.SSLContext:
+        context = default_ssl_context_factory()
+        context.load_cert_chain(*pairs["one"])
+        return context
+
+    tls = make(pairs["main"], ssl_context=hook)
+    assert tls.certificate_of(tls.context) == Path(pairs["one"][0]).read_text(encoding="ascii")
+
+
+def test_file_that_was_replaced_by_one_of_its_size_and_time_is_another(tmp_path: Path) -> None:
+    paths = [tmp_path / name for name in ("one", "two")]
+    for path in paths:
+        path.write_bytes(b"same size")
+        os.utime(path, ns=(0, 0))
+    before = module._stamp(str(paths[0]))
+    paths[1].replace(paths[0])
+    assert module._stamp(str(paths[0])) != before
+
+
+@pytest.mark.parametrize("is_fast", [True, False])
+def test_fast_transport_is_used_by_setting(pairs: dict[str, Pair], is_fast: bool) -> None:
+    assert make(pairs["main"], fast_tls=is_fast).fast is is_fast
+
+
+def test_pipe_in_place_of_a_certificate_ends_no_renewal(rotation: Rotation, pairs: dict[str, Pair]) -> None:
+    path = rotation.directory / "live.crt"
+    path.unlink()
+    os.mkfifo(path)
+    rotation.look(5)
+    (message,) = rotation.errors
+    assert message.startswith(
+        f"A changed certificate can't be used: certfile {str(path)!r} can't be read (it is not a regular file); "
+    )
+    assert serial_of(rotation.tls.context) == serial(pairs["main"])
+    path.unlink()
+    use(pairs["next"], rotation.directory)
+    rotation.look(2)
+    assert serial_of(rotation.tls.context) == serial(pairs["next"])
+
+
+def test_pipe_that_a_hook_does_not_read_is_not_read(tmp_path: Path, pairs: dict[str, Pair]) -> None:
+    def hook(_: Any, default_ssl_context_factory: object) -> ssl.SSLContext:
+        assert callable(default_ssl_context_factory)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(*pairs["one"])
+        return context
+
+    os.mkfifo(tmp_path / "pipe")
+    tls = make((str(tmp_path / "pipe"), pairs["one"][1]), ssl_context=hook)
+    assert serial_of(tls.context) == serial(pairs["one"])

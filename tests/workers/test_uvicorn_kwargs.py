@@ -279,6 +279,11 @@ def test_bad_value_is_refused_in_one_line(name: str, value: object) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_implementation_of_websocket_that_is_unknown_is_refused_with_all_there_are() -> None:
+    with pytest.raises(ConfigurationError, match=r"must be 'auto' or 'none' or 'websockets' or "):
+        translate({"ws": "nonsense"})
+
+
 def test_unknown_keyword_is_refused_with_a_suggestion() -> None:
     with pytest.raises(ConfigurationError, match=r"'root_pat' is no keyword .* did you mean root_path\?"):
         translate({"root_pat": "/"})

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from outrider.errors import Aborted
 from outrider.http_stream import ClientDisconnected
 from outrider_testing import websocket_bytes as ws
 from outrider_testing.fakes import ManualLoop
@@ -84,6 +85,23 @@ def test_application_that_lets_the_disconnect_out_is_no_error(loop: ManualLoop) 
     assert exchange.log.messages("error") == []
 
 
+def test_error_that_stands_for_the_disconnect_is_no_error(loop: ManualLoop) -> None:
+    exchange = WebSocketExchange(loop)
+    exchange.stream.disconnect()
+    error = ValueError("what a framework raises in its place")
+    error.__context__ = ClientDisconnected("x")
+    exchange.call.fail(error)
+    assert exchange.log.messages("error") == []
+    assert len(exchange.log.messages("debug")) == 1
+
+
+def test_disconnect_of_another_websocket_closes_this_one_with_1011(loop: ManualLoop) -> None:
+    exchange = WebSocketExchange(loop)
+    exchange.call.fail(ClientDisconnected("as when broadcasting"))
+    assert exchange.channel.take() == close_frame(1011)
+    assert len(exchange.log.exceptions) == 1
+
+
 # By the application
 
 
@@ -130,6 +148,28 @@ def test_application_that_fails_closes_with_1011(loop: ManualLoop) -> None:
     exchange.call.fail(ValueError("x"))
     assert exchange.channel.take() == close_frame(1011)
     assert isinstance(exchange.log.exceptions[0], ValueError)
+
+
+def test_close_with_1011_counts_as_an_error_as_a_500_does(loop: ManualLoop) -> None:
+    exchange = WebSocketExchange(loop)
+    exchange.call.fail(ValueError("x"))
+    counters = exchange.runtime.counters
+    assert (counters.requests, counters.errors_5xx) == (1, 1)
+
+
+def test_end_that_is_no_fault_of_the_application_is_no_error(loop: ManualLoop) -> None:
+    closed, returned, silent, drained = (WebSocketExchange(loop, websocket_ping_timeout=5) for _ in range(4))
+    closed.feed(ws.close(1000))
+    closed.call.fail(ValueError("after the end"))
+    returned.call.finish()
+    silent.pass_time(20)
+    silent.pass_time(5)
+    drained.runtime.draining = True
+    drained.stream.cancel()
+    loop.run_ready()
+    for exchange in (closed, returned, silent, drained):
+        counters = exchange.runtime.counters
+        assert (counters.requests, counters.errors_5xx) == (1, 0)
 
 
 def test_client_that_does_not_answer_the_close_is_cut(loop: ManualLoop) -> None:
@@ -346,3 +386,141 @@ def test_cut_during_the_handshake_is_503(loop: ManualLoop) -> None:
     exchange.stream.cancel()
     loop.run_ready()
     assert exchange.wire.events[0][0] == 503
+
+
+# What happens only once, or never
+
+
+def test_client_that_goes_on_after_its_close_is_not_heard(loop: ManualLoop) -> None:
+    exchange = WebSocketExchange(loop)
+    exchange.feed(ws.close(1000) + ws.frame(ws.PING) + ws.close(1001) + ws.frame(0x3))
+    assert exchange.channel.take() == close_frame(1000)
+    assert exchange.channel.ended == "close"
+    assert exchange.call.receive() == disconnect(1000)
+    assert exchange.log.messages("info") == []
+
+
+def test_websocket_that_is_over_holds_no_buffers(loop: ManualLoop) -> None:
+    exchange = WebSocketExchange(loop, headers=[(b"sec-websocket-extensions", b"permessage-deflate")])
+    exchange.feed(ws.frame(ws.BINARY, bytes(1000), 0) + ws.close(1000))
+    assert not hasattr(exchange.stream, "_reader")
+    assert exchange.stream._compressor is None
+
+
+def test_client_that_leaves_during_the_handshake_leaves_nothing(loop: ManualLoop) -> None:
+    exchange = WebSocketExchange(loop, accept=False)
+    exchange.stream.feed(bytes(1000))
+    exchange.stream.disconnect()
+    assert exchange.stream.buffered == 0
+
+
+def test_what_comes_during_a_denial_is_not_kept(loop: ManualLoop) -> None:
+    exchange = WebSocketExchange(loop, accept=False)
+    exchange.stream.feed(bytes(1000))
+    exchange.call.send({"type": "websocket.http.response.start", "status": 401, "headers": []})
+    exchange.stream.feed(bytes(1000))
+    assert exchange.stream.buffered == 0
+
+
+def test_close_timeout_of_0_is_none(loop: ManualLoop) -> None:
+    exchange = WebSocketExchange(loop, websocket_close_timeout=0)
+    exchange.call.send({"type": "websocket.close"})
+    exchange.pass_time(10_000)
+    assert exchange.channel.ended == ""
+
+
+def test_late_pong_is_sent_each_time_that_the_client_reads_again(loop: ManualLoop) -> None:
+    exchange = WebSocketExchange(loop)
+    for payload in (b"1", b"2"):
+        writable = exchange.channel.writable = loop.create_future()
+        exchange.feed(ws.frame(ws.PING, payload))
+        exchange.channel.writable = None
+        writable.set_result(None)
+        loop.run_ready()
+        assert exchange.channel.take() == b"\x8a\x01" + payload
+
+
+def test_clients_that_connect_at_once_are_not_pinged_at_once(loop: ManualLoop) -> None:
+    exchanges = [WebSocketExchange(loop, websocket_ping_interval=20) for _ in range(100)]
+    deadlines = [exchange.channel.deadline - loop.time() for exchange in exchanges]
+    assert 10 <= min(deadlines) < 13
+    assert 17 < max(deadlines) <= 20
+
+
+def test_ping_in_a_drain_does_not_put_the_close_off(loop: ManualLoop) -> None:
+    exchange = WebSocketExchange(loop, websocket_ping_interval=20, websocket_ping_timeout=0)
+    exchange.stream._leave_at = loop.time() + 25
+    exchange.pass_time(20)
+    assert exchange.channel.take() == b"\x89\x00"
+    exchange.pass_time(5)
+    assert exchange.channel.take() == close_frame(1012)
+
+
+def test_second_notice_of_a_drain_changes_nothing(loop: ManualLoop) -> None:
+    exchange = WebSocketExchange(loop, graceful_timeout=30, websocket_ping_interval=0)
+    exchange.runtime.websockets = 1_000_000
+    drain(exchange)
+    deadline = exchange.channel.deadline
+    drain(exchange)
+    assert exchange.channel.deadline == deadline
+
+
+def test_drain_does_not_put_a_ping_off(loop: ManualLoop) -> None:
+    exchange = WebSocketExchange(loop, graceful_timeout=1_000_000, websocket_ping_interval=1)
+    exchange.runtime.websockets = 100_000_000
+    drain(exchange)
+    assert exchange.channel.deadline <= loop.time() + 1
+
+
+def test_application_that_sends_after_its_own_close_is_told(loop: ManualLoop) -> None:
+    exchange = WebSocketExchange(loop)
+    exchange.call.send({"type": "websocket.close"})
+    with pytest.raises(ClientDisconnected):
+        exchange.call.send({"type": "websocket.send", "text": "a"})
+
+
+def test_messages_that_wait_are_thrown_away_when_the_application_closes(loop: ManualLoop) -> None:
+    exchange = WebSocketExchange(loop)
+    exchange.feed(ws.frame(ws.TEXT, b"a"))
+    exchange.call.send({"type": "websocket.close"})
+    assert exchange.call.receive() == disconnect(1000)
+
+
+def test_task_that_waits_for_a_message_is_told_that_the_application_has_closed(loop: ManualLoop) -> None:
+    exchange = WebSocketExchange(loop)
+    receiving = exchange.call.receiving()
+    exchange.call.send({"type": "websocket.close"})
+    assert receiving.result() == disconnect(1000)
+
+
+def test_nothing_more_is_read_behind_a_fault(loop: ManualLoop) -> None:
+    exchange = WebSocketExchange(loop)
+    exchange.feed(ws.frame(ws.TEXT, b"a") * 2 + ws.frame(0x3))
+    for _ in range(2):
+        exchange.call.receive()
+        assert not exchange.channel.is_reading()
+
+
+def test_call_that_is_cancelled_after_the_close_is_no_error(loop: ManualLoop) -> None:
+    exchange = WebSocketExchange(loop)
+    exchange.call.send({"type": "websocket.close"})
+    exchange.stream.cancel()
+    loop.run_ready()
+    assert exchange.call.cancelled
+    assert exchange.log.messages("error") == []
+
+
+def test_call_that_ends_may_be_what_the_drain_waited_for(loop: ManualLoop) -> None:
+    exchange = WebSocketExchange(loop)
+    changes: list[int] = []
+    exchange.runtime.on_change = lambda: changes.append(len(exchange.runtime.streams))
+    drain(exchange, last_call=True)
+    exchange.call.finish()
+    assert changes == [0]
+
+
+def test_abort_of_the_worker_passes_through(loop: ManualLoop) -> None:
+    exchange = WebSocketExchange(loop)
+    with pytest.raises(Aborted):
+        exchange.call.fail(Aborted(1))
+    assert exchange.channel.take() == b""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import zlib
 
 import pytest
@@ -20,6 +21,7 @@ TAIL = b"\x00\x00\xff\xff"
     [
         (NAME, BASE),
         (b" permessage-deflate ; client_max_window_bits", BASE),
+        (b"permessage-deflate;client_max_window_bits", BASE),
         (b"permessage-deflate; client_max_window_bits=8", BASE),
         (b'permessage-deflate; client_max_window_bits="10"', BASE),
         (b"permessage-deflate; client_no_context_takeover", BASE),
@@ -127,3 +129,24 @@ def test_what_is_no_deflate_data_is_refused(data: bytes) -> None:
     with pytest.raises(WebSocketError) as caught:
         Inflater().inflate(data, None, is_end=True)
     assert caught.value.code == INVALID_DATA
+
+
+def incompressible(size: int) -> bytes:
+    """Bytes in which nothing repeats, the same each time."""
+    return random.Random(size).randbytes(size)
+
+
+@pytest.mark.parametrize("window_bits", [9, 12])
+def test_client_with_the_smallest_window_inflates_messages(window_bits: int) -> None:
+    far = incompressible((1 << window_bits) + 100)
+    compressor = Compressor(Agreement(b"", keeps_context=True, window_bits=window_bits))
+    compressed = [compressor.compress(far) for _ in range(2)]
+    assert inflate_all(compressed, window_bits) == [far] * 2
+    assert len(compressed[1]) > len(far), "what is beyond the window is not referred to"
+
+
+def test_client_may_use_the_largest_window() -> None:
+    far = incompressible(20_000)
+    data = deflate(far + far)
+    assert len(data) < 21_000, "it refers back as far as that"
+    assert Inflater().inflate(data, None, is_end=True) == far + far

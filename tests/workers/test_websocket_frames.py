@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import zlib
 from typing import Any
 
@@ -12,6 +13,7 @@ from outrider.websocket_frames import (
     BINARY,
     CLOSE,
     FINAL,
+    FRAMES_PER_TURN,
     INVALID_DATA,
     NO_STATUS,
     PROTOCOL_ERROR,
@@ -35,6 +37,7 @@ class Recorder:
     def __init__(self, *, most: int = MOST, inflater: Inflater | None = None, pauses: bool = False) -> None:
         self.events: list[Any] = []
         self.pauses = pauses
+        self.turns = 0
         self.reader = FrameReader(self, most, inflater)
 
     def on_message(self, payload: str | bytes) -> None:
@@ -50,6 +53,9 @@ class Recorder:
     def on_close(self, code: int, reason: str) -> None:
         self.events.append((code, reason))
 
+    def on_turn_over(self) -> None:
+        self.turns += 1
+
 
 def read(data: bytes, step: int = 0, **options: Any) -> list[Any]:
     """What the reader tells of the data, which comes at once or in steps; at its end a close code if it refuses."""
@@ -58,6 +64,9 @@ def read(data: bytes, step: int = 0, **options: Any) -> list[Any]:
     try:
         for piece in pieces:
             recorder.reader.feed(piece)
+            while recorder.reader.has_stopped and not recorder.reader.paused:
+                recorder.reader.begin_turn()
+                recorder.reader.resume()
     except WebSocketError as error:
         recorder.events.append(error.code)
     return recorder.events
@@ -94,6 +103,7 @@ def test_client_sends(data: bytes, told: list[Any], step: int) -> None:
 
 CLIENT_BREAKS = [
     ("no mask", ws.frame(ws.TEXT, b"a", mask=None), PROTOCOL_ERROR),
+    ("no mask on a short frame", ws.frame(ws.TEXT, b"a" * 20, mask=None) * 2, PROTOCOL_ERROR),
     ("no mask on a long frame", ws.frame(ws.TEXT, b"a" * 200, mask=None), PROTOCOL_ERROR),
     ("reserved opcode", ws.frame(0x3), PROTOCOL_ERROR),
     ("reserved control opcode", ws.frame(0xB), PROTOCOL_ERROR),
@@ -235,3 +245,89 @@ def test_long_reason_is_cut_at_a_character() -> None:
     frame = encode_close(1000, "x" + "€" * 60)
     assert frame[1] <= 125
     assert parse_close(frame[2:]) == (1000, "x" + "€" * 40)
+
+
+# What is easily taken for something else
+
+
+def test_payload_of_a_ping_that_looks_like_a_message_is_none() -> None:
+    recorder = Recorder()
+    looks_so = ws.frame(ws.TEXT, b"a")
+    data = ws.frame(ws.PING, b"x" + looks_so, mask=bytes(4))
+    recorder.reader.feed(data[:7])
+    recorder.reader.feed(data[7:])
+    assert recorder.events == [("ping", b"x" + looks_so)]
+
+
+@pytest.mark.parametrize("reserved", [0x20, 0x10, 0x60])
+def test_other_reserved_bits_are_refused_with_deflate_as_well(reserved: int) -> None:
+    frame = ws.frame(ws.TEXT, deflate(b"a"), FINAL | reserved)
+    assert read(frame, inflater=Inflater()) == [PROTOCOL_ERROR]
+
+
+def test_compressed_fragments_are_held_to_the_size_of_the_whole_message() -> None:
+    stream = zlib.compressobj(wbits=-15)
+    half = stream.compress(bytes(600)) + stream.flush(zlib.Z_SYNC_FLUSH)
+    fragments = ws.frame(ws.BINARY, half, ws.COMPRESSED) + ws.frame(0, half)
+    assert read(fragments, most=1200, inflater=Inflater()) == [bytes(1200)]
+    assert read(fragments, most=1000, inflater=Inflater()) == [TOO_BIG]
+
+
+def test_compressed_message_may_be_larger_on_the_wire() -> None:
+    message = random.Random(0).randbytes(1000)
+    data = deflate(message)
+    assert len(data) > 1000
+    frame = ws.frame(ws.BINARY, data, ws.FINAL | ws.COMPRESSED)
+    assert read(frame, most=1000, inflater=Inflater()) == [message]
+
+
+@pytest.mark.parametrize("size, sent", [(123, 123), (124, 123), (125, 123)])
+def test_reason_is_cut_to_what_a_control_frame_holds(size: int, sent: int) -> None:
+    assert encode_close(1000, "x" * size)[2:] == (1000).to_bytes(2, "big") + b"x" * sent
+
+
+def test_reason_that_is_no_unicode_is_sent_without_what_is_wrong() -> None:
+    assert encode_close(1000, "a\udc80b")[4:] == b"a?b"
+
+
+# -- turns of the loop
+
+FLOODS = [
+    pytest.param(ws.frame(ws.TEXT, b"a"), id="messages"),
+    pytest.param(ws.frame(ws.BINARY, bytes(200)), id="longer messages"),
+    pytest.param(ws.frame(ws.PING), id="pings"),
+    pytest.param(ws.frame(ws.PONG), id="pongs"),
+    pytest.param(ws.frame(ws.CONTINUATION, b"", 0), id="empty fragments"),
+]
+
+
+@pytest.mark.parametrize("frame", FLOODS)
+def test_reader_stops_after_as_many_frames_as_one_turn_may_have(frame: bytes) -> None:
+    recorder = Recorder()
+    reader = recorder.reader
+    if frame[0] == ws.CONTINUATION:
+        reader.feed(ws.frame(ws.BINARY, b"", 0))
+        reader.begin_turn()
+    frames = 2 * FRAMES_PER_TURN + 1
+    reader.feed(frame * frames + ws.frame(ws.PING, b"end")[:4])
+    for turns in (1, 2):
+        assert (recorder.turns, reader.has_stopped) == (turns, True)
+        reader.resume()
+        assert len(recorder.events) <= turns * FRAMES_PER_TURN
+        reader.feed(ws.frame(ws.PING, b"end")[4 * turns : 4 * turns + 4])
+        reader.begin_turn()
+        reader.resume()
+    assert (recorder.turns, reader.has_stopped) == (2, False)
+    assert recorder.events[-1] == ("ping", b"end")
+    assert len(recorder.events) in (1, frames + 1)
+
+
+def test_reader_that_is_paused_in_a_turn_stays_so_in_the_next() -> None:
+    recorder = Recorder(pauses=True)
+    reader = recorder.reader
+    reader.feed(ws.frame(ws.PING) * (FRAMES_PER_TURN - 1) + ws.frame(ws.TEXT, b"a") * 2)
+    assert (recorder.turns, reader.paused) == (1, True)
+    reader.begin_turn()
+    assert reader.has_stopped
+    reader.resume()
+    assert recorder.events[-2:] == ["a", "a"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
+
 import pytest
 
 from outrider.http1_rules import BadRequest
@@ -47,6 +49,7 @@ def test_good_request_passes() -> None:
         ({b"sec-websocket-key": b""}, 400),
         ({b"sec-websocket-key": b"c2hvcnQ="}, 400),
         ({b"sec-websocket-key": b"no base64 in here, is it"}, 400),
+        ({b"sec-websocket-key": b"dGhlIHNhbXBsZSBub25jZQ==!"}, 400),
         ({b"content-length": b"5"}, 400),
         ({b"transfer-encoding": b"chunked"}, 400),
     ],
@@ -110,3 +113,33 @@ def test_response_has_the_applications_fields_and_what_was_negotiated() -> None:
         (b"sec-websocket-extensions", b"permessage-deflate"),
     ]
     assert response_fields([], None, None) == []
+
+
+def test_key_of_17_bytes_is_refused() -> None:
+    with pytest.raises(BadRequest, match="key"):
+        check_request("GET", list((GOOD | {b"sec-websocket-key": b64encode(bytes(17))}).items()))
+
+
+def test_two_versions_are_refused() -> None:
+    with pytest.raises(BadRequest, match="version"):
+        check_request("GET", [*GOOD.items(), (b"sec-websocket-version", b"8")])
+
+
+def test_empty_elements_are_no_subprotocols() -> None:
+    http = {"scheme": "http", "headers": [(b"sec-websocket-protocol", b"a,, b,"), (b"sec-websocket-protocol", b"")]}
+    assert websocket_scope(http)["subprotocols"] == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        b"connection",
+        b"content-length",
+        b"sec-websocket-accept",
+        b"sec-websocket-extensions",
+        b"transfer-encoding",
+        b"upgrade",
+    ],
+)
+def test_application_does_not_say_what_the_server_says(name: bytes) -> None:
+    assert response_fields(iter([(name, b"x"), (name.title(), b"x"), (b"x", b"y")]), None, None) == [(b"x", b"y")]

@@ -6,9 +6,12 @@ from typing import Any
 
 import pytest
 
+from outrider import websocket_http1
 from outrider.forwarded import TrustedPeers
-from outrider.http1 import LINGER
+from outrider.http1_pipeline import LINGER
 from outrider.http_stream import HIGH_WATER
+from outrider.tls_closing import LINGER as TLS_LINGER
+from outrider.websocket_frames import FRAMES_PER_TURN
 from outrider.websocket_http1 import WRITE_HIGH_WATER
 from outrider_testing import websocket_bytes as ws
 from outrider_testing.fakes import Client, ManualLoop, constant, make_context, make_runtime
@@ -208,6 +211,49 @@ def test_half_close_ends_it(loop: ManualLoop) -> None:
     assert not client.runtime.connections
 
 
+def test_client_that_sends_no_more_and_does_not_read_is_aborted(loop: ManualLoop) -> None:
+    client = opened(loop, websocket_ping_interval=0, websocket_close_timeout=5)
+    client.transport.congested = True
+    client.call.send({"type": "websocket.send", "bytes": bytes(1000)})
+    client.feed_eof()
+    assert client.call.receive()["code"] == 1006
+    assert client.runtime.websockets == 0
+    client.sweep(4)
+    assert not client.transport.was_aborted()
+    client.sweep(2)
+    assert client.transport.was_aborted()
+    assert not client.runtime.connections
+
+
+def test_close_without_limit_ends_with_the_write_timeout(loop: ManualLoop) -> None:
+    client = opened(loop, websocket_close_timeout=0, write_timeout=10, websocket_ping_interval=0)
+    client.transport.congested = True
+    client.call.send({"type": "websocket.send", "bytes": bytes(60_000)})
+    client.feed_eof()
+    client.sweep(9)
+    client.take(20_000)
+    client.sweep(9)
+    assert not client.transport.was_aborted()
+    client.sweep(11)
+    assert client.transport.was_aborted()
+    assert not client.runtime.connections
+
+
+@pytest.mark.parametrize("has_sent_everything", [True, False])
+def test_client_that_does_not_answer_the_end_of_tls_is_closed_when_it_has_everything(
+    loop: ManualLoop, monkeypatch: pytest.MonkeyPatch, *, has_sent_everything: bool
+) -> None:
+    monkeypatch.setattr(websocket_http1, "is_flushed", lambda _: has_sent_everything)
+    client = opened(loop)
+    transport = client.transport
+    monkeypatch.setattr(transport, "get_extra_info", {"socket": transport.socket, "ssl_object": object()}.get)
+    transport.congested = True
+    client.feed(ws.close(1000))
+    client.sweep(TLS_LINGER + 0.1)
+    assert transport.was_aborted() is has_sent_everything
+    assert transport.socket.options == []  # no reset, which would take away what the client has not read
+
+
 def test_closing_handshake_closes_the_connection(loop: ManualLoop) -> None:
     client = opened(loop)
     client.feed(ws.close(1000))
@@ -258,6 +304,23 @@ def test_responses_that_are_not_read_yet_count(loop: ManualLoop) -> None:
     assert not sending.done()
     client.take(WRITE_HIGH_WATER + 1000)
     assert sending.done()
+
+
+def test_client_that_does_not_read_its_handshake_counts_as_one_that_does_not_read(loop: ManualLoop) -> None:
+    client = Client.of(loop, write_timeout=10, websocket_ping_interval=0)
+    client.feed(ws.handshake())
+    client.call.receive()
+    client.transport.congested = True
+    client.call.send({**ACCEPT, "headers": [(b"x", bytes(200_000).replace(b"\0", b"y"))]})
+    assert client.connection not in client.runtime.blocked_writers
+    assert len(client.runtime.blocked_writers) == 1
+    sending = client.call.sending({"type": "websocket.send", "text": "a"})
+    assert not sending.done()
+    client.take(1 << 20)
+    assert sending.done()
+    assert not client.runtime.blocked_writers
+    client.sweep(11)
+    assert not client.transport.was_aborted()
 
 
 def test_client_that_never_reads_is_aborted(loop: ManualLoop) -> None:
@@ -322,3 +385,136 @@ def test_ping_goes_out_with_the_sweep(loop: ManualLoop) -> None:
     client = opened(loop, websocket_ping_interval=20)
     client.sweep(21)
     assert client.sent == b"\x89\x00"
+
+
+def test_lost_websocket_may_be_what_the_drain_waited_for(loop: ManualLoop) -> None:
+    client = opened(loop)
+    changes: list[int] = []
+    client.runtime.on_change = lambda: changes.append(len(client.runtime.connections))
+    client.lose()
+    assert changes[:1] == [0]
+
+
+@pytest.mark.parametrize("how", ["take", "lose"])
+def test_client_that_blocked_a_writer_does_so_no_longer(loop: ManualLoop, how: str) -> None:
+    client = opened(loop)
+    client.transport.congested = True
+    client.call.sending({"type": "websocket.send", "bytes": bytes(2 * WRITE_HIGH_WATER)})
+    assert len(client.runtime.blocked_writers) == 1
+    client.take(3 * WRITE_HIGH_WATER) if how == "take" else client.lose()
+    assert client.runtime.blocked_writers == set()
+
+
+@pytest.mark.parametrize("taken, is_aborted", [(1000, False), (999, True)])
+def test_client_that_reads_is_held_to_min_body_rate(loop: ManualLoop, taken: int, is_aborted: bool) -> None:
+    client = opened(loop, write_timeout=10, min_body_rate=100, websocket_ping_interval=0)
+    client.transport.congested = True
+    client.call.sending({"type": "websocket.send", "bytes": bytes(2 * WRITE_HIGH_WATER)})
+    client.take(taken)
+    client.sweep(10)
+    assert client.transport.was_aborted() is is_aborted
+
+
+def test_client_that_reads_nothing_is_aborted_without_min_body_rate(loop: ManualLoop) -> None:
+    client = opened(loop, write_timeout=10, min_body_rate=0, websocket_ping_interval=0)
+    client.transport.congested = True
+    client.call.sending({"type": "websocket.send", "bytes": bytes(2 * WRITE_HIGH_WATER)})
+    client.sweep(10)
+    assert client.transport.was_aborted()
+
+
+def test_what_a_lingering_client_sends_is_read_although_the_application_made_it_wait(loop: ManualLoop) -> None:
+    client = opened(loop, websocket_close_timeout=5)
+    client.feed(ws.frame(ws.TEXT, b"a") + ws.frame(0x3))
+    assert not client.transport.is_reading()
+    client.sweep(6)
+    assert client.transport.eof_written
+    assert client.transport.is_reading()
+
+
+def test_client_that_does_not_read_is_named_in_the_log(loop: ManualLoop) -> None:
+    client = opened(loop, write_timeout=10, websocket_ping_interval=0)
+    client.transport.congested = True
+    client.call.sending({"type": "websocket.send", "bytes": bytes(2 * WRITE_HIGH_WATER)})
+    client.sweep(10)
+    assert client.log.messages("info")[0].startswith("Client 192.0.2.7:54321 does not read ")
+
+
+# Turns of the loop
+
+
+def test_client_that_floods_with_pings_leaves_turns_of_the_loop_to_others(loop: ManualLoop) -> None:
+    client = opened(loop)
+    pings = 10 * FRAMES_PER_TURN
+    client.transport.feed(ws.frame(ws.PING) * pings)
+    answered = [len(client.sent) // 2]
+    while answered[-1] < pings:
+        loop.run_turn()
+        answered.append(len(client.sent) // 2)
+    assert max(later - before for before, later in zip([0, *answered], answered, strict=False)) <= FRAMES_PER_TURN
+    assert client.sent == b"\x8a\x00" * pings
+
+
+def test_application_that_need_not_wait_leaves_turns_of_the_loop_to_others(loop: ManualLoop) -> None:
+    received: list[str] = []
+
+    async def app(_: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send(ACCEPT)
+        while "text" in (message := await receive()):
+            received.append(message["text"])
+
+    client = Client.of(loop, app)
+    client.feed(ws.handshake())
+    sent = [str(number) for number in range(10 * FRAMES_PER_TURN)]
+    client.transport.feed(b"".join(ws.frame(ws.TEXT, text.encode()) for text in sent))
+    before = 0
+    while before < len(sent):
+        loop.run_turn()
+        assert len(received) - before <= FRAMES_PER_TURN
+        before = len(received)
+    assert received == sent
+
+
+def test_what_is_held_for_the_next_turn_comes_before_the_end(loop: ManualLoop) -> None:
+    client = opened(loop)
+    client.transport.feed(ws.frame(ws.PING) * 1000 + ws.frame(ws.TEXT, b"last") + ws.close(4000))
+    client.transport.feed_eof()
+    loop.run_ready()
+    assert client.call.receive()["text"] == "last"
+    assert client.call.receive()["code"] == 4000
+
+
+def test_early_frames_have_their_turns_as_well(loop: ManualLoop) -> None:
+    client = Client.of(loop)
+    client.feed(ws.handshake() + ws.frame(ws.PING) * 20_000 + ws.frame(ws.TEXT, b"last"))
+    client.feed(ws.frame(ws.TEXT, b"behind"))
+    client.call.receive()
+    client.call.send(ACCEPT)
+    assert [client.call.receive()["text"] for _ in range(2)] == ["last", "behind"]
+
+
+@pytest.mark.parametrize("end", ["lose", "abort", "close"])
+def test_connection_that_ends_while_frames_are_held_is_over(loop: ManualLoop, end: str) -> None:
+    client = opened(loop)
+    (connection,) = client.runtime.connections
+    client.transport.feed(ws.frame(ws.PING) * 2000)
+    if end == "lose":
+        client.transport.lose()
+    elif end == "abort":
+        connection.abort()
+    else:
+        client.call.send({"type": "websocket.close"})
+        client.transport.feed(ws.close())
+    loop.run_ready()
+    assert client.call.receive()["type"] == "websocket.disconnect"
+    assert not client.runtime.connections
+    assert client.runtime.websockets == 0
+
+
+def test_fault_behind_held_frames_is_told(loop: ManualLoop) -> None:
+    client = opened(loop)
+    client.feed(ws.frame(ws.PING) * 1000 + ws.frame(0x3))
+    assert client.call.receive()["code"] == 1002
+    assert client.transport.eof_written
+    assert client.transport.is_reading()

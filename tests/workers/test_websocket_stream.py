@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
+from typing import Any
 
 import pytest
 
 from outrider.http_stream import HIGH_WATER, ClientDisconnected
+from outrider.websocket_stream import MOST_WAITING
 from outrider_testing import websocket_bytes as ws
 from outrider_testing.fakes import ManualLoop
 from outrider_testing.fakes.websocket import WebSocketExchange
@@ -95,6 +98,27 @@ def test_client_that_leaves_during_the_handshake_is_1006(loop: ManualLoop) -> No
         exchange.call.send({"type": "websocket.send", "text": "a"})
     exchange.call.finish()
     assert exchange.observer.events[-1][2] == 499
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"type": "websocket.accept"},
+        {"type": "websocket.http.response.start", "status": 401, "headers": []},
+    ],
+)
+def test_answer_to_a_client_that_left_during_the_handshake_raises_what_is_no_error(
+    loop: ManualLoop, answer: dict[str, Any]
+) -> None:
+    exchange = WebSocketExchange(loop, accept=False)
+    exchange.stream.disconnect()
+    error = exchange.call.sending(answer).exception()
+    assert isinstance(error, ClientDisconnected)
+    exchange.call.send({"type": "websocket.close"})  # which many applications do at their end
+    exchange.call.fail(error)
+    assert exchange.log.messages("error") == []
+    assert exchange.observer.events[-1][2] == 499
+    assert exchange.runtime.counters.requests == 1
 
 
 def test_client_that_leaves_during_a_denial_is_told(loop: ManualLoop) -> None:
@@ -237,6 +261,8 @@ def test_long_message_is_compressed_and_short_one_is_not(loop: ManualLoop) -> No
     exchange = WebSocketExchange(loop, headers=[(b"sec-websocket-extensions", b"permessage-deflate")])
     exchange.call.send({"type": "websocket.send", "text": "x" * 127})
     assert exchange.channel.take() == b"\x81\x7e\x00\x7f" + b"x" * 127
+    exchange.call.send({"type": "websocket.send", "text": "x" * 128})
+    assert exchange.channel.take()[0] == 0xC1
     exchange.call.send({"type": "websocket.send", "text": "x" * 1000})
     frame = exchange.channel.take()
     assert frame[0] == 0xC1
@@ -336,3 +362,57 @@ def test_many_small_messages_do_not_cost_more_than_linear_time(loop: ManualLoop)
     began = time.process_time()
     loop.run_until_complete(drain())
     assert time.process_time() - began < 2.0  # far less; half a minute if each were weighed against all that wait
+
+
+# Settings of 0, and deadlines
+
+
+def test_queue_of_0_still_has_a_bound(loop: ManualLoop) -> None:
+    exchange = WebSocketExchange(loop, websocket_max_queue=0)
+    exchange.feed(ws.frame(ws.TEXT, b"a") * (MOST_WAITING - 1))
+    assert exchange.channel.is_reading()
+    exchange.feed(ws.frame(ws.TEXT, b"a"))
+    assert not exchange.channel.is_reading()
+
+
+def test_handshake_timeout_of_0_is_none(loop: ManualLoop) -> None:
+    exchange = WebSocketExchange(loop, accept=False, websocket_handshake_timeout=0)
+    assert exchange.wire.deadline == math.inf
+
+
+def test_application_that_takes_too_long_is_cancelled_once(loop: ManualLoop) -> None:
+    exchange = WebSocketExchange(loop, accept=False, websocket_handshake_timeout=5)
+    exchange.stream.expire()
+    assert exchange.wire.deadline == math.inf
+
+
+def test_accept_takes_any_iterable_of_headers(loop: ManualLoop) -> None:
+    exchange = WebSocketExchange(loop, accept=False)
+    headers = [(b"x-b", b"1"), (b"x-a", b"2")]
+    exchange.call.send({"type": "websocket.accept", "headers": iter(headers)})
+    assert exchange.wire.accepted == headers
+    exchange.call.finish()
+    assert exchange.observer.events[-1][3] == headers
+
+
+@pytest.mark.parametrize("kind", ["websocket.accept", "websocket.close", "websocket.send"])
+def test_websocket_message_within_a_denial_is_refused(loop: ManualLoop, kind: str) -> None:
+    exchange = WebSocketExchange(loop, accept=False)
+    exchange.call.send({"type": "websocket.http.response.start", "status": 401, "headers": []})
+    with pytest.raises(RuntimeError, match=f"{kind}.*denying"):
+        exchange.call.send({"type": kind, "text": "a"})
+
+
+def test_denial_has_no_deadline_of_the_handshake(loop: ManualLoop) -> None:
+    exchange = WebSocketExchange(loop, accept=False, websocket_handshake_timeout=5)
+    exchange.call.send({"type": "websocket.http.response.start", "status": 401, "headers": []})
+    assert exchange.wire.deadline == math.inf
+
+
+def test_reading_does_not_go_on_where_early_messages_fill_the_queue(loop: ManualLoop) -> None:
+    exchange = WebSocketExchange(loop, accept=False, websocket_max_queue=1)
+    exchange.call.receive()
+    exchange.stream.feed(ws.frame(ws.BINARY, bytes(HIGH_WATER)) * 2)
+    exchange.channel.pause_reading()
+    exchange.call.send({"type": "websocket.accept"})
+    assert not exchange.channel.is_reading()

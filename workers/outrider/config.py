@@ -59,7 +59,7 @@ class WebSocketConfig:
 
     @classmethod
     def from_gunicorn(cls, cfg: Any, own: OutriderSettings) -> WebSocketConfig | None:
-        """Take what WebSockets need from a gunicorn `Config` and Outrider's settings; None where they are not served."""
+        """Take what WebSockets need from a gunicorn `Config` and Outrider's settings; None if they are not served."""
         if not own.websocket:
             return None
         return cls(
@@ -75,7 +75,10 @@ class WebSocketConfig:
 
 @dataclass(frozen=True, slots=True)
 class ServerConfig:
-    """Times are seconds, sizes bytes; 0 switches a limit off where gunicorn says so. A protocol is not served if None."""
+    """Times are seconds, sizes bytes; 0 switches a limit off where gunicorn says so.
+
+    `http2` and `websocket` are None where they are not served.
+    """
 
     keepalive: float
     worker_connections: int

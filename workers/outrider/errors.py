@@ -12,3 +12,7 @@ class ConfigurationError(RuntimeError):
 
 class Aborted(SystemExit):
     """The end of an aborted worker. Unlike an application's own `sys.exit()` it passes through everything."""
+
+    def raise_again(self) -> None:
+        """Raise it from another place than the one where it was caught."""
+        raise self

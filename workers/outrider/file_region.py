@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
@@ -111,8 +112,11 @@ class FileRegion:
         if self._is_in_memory(size):
             return self._advance(os.sendfile(socket_fd, self._fd, self.offset, size))
         # Both descriptors may be closed, and others have their numbers, before the thread has done its work.
-        own = os.dup(socket_fd), os.dup(self._fd)
-        return self._advance(await loop.run_in_executor(None, _send_and_close, *own, self.offset, size))
+        own = _duplicate(socket_fd, self._fd)
+        try:
+            return self._advance(await loop.run_in_executor(None, _send_and_close, own, self.offset, size))
+        finally:
+            _close(own)  # unless a thread has: one that was cancelled while it waited for a thread gets none
 
     def _is_in_memory(self, size: int) -> bool:
         """Whether the next `size` bytes seem to be in the page cache: the first and the last of them are."""
@@ -144,9 +148,28 @@ def _measure(fd: int, offset: int, count: int | None) -> int:
     return rest if count is None else min(count, rest)
 
 
-def _send_and_close(socket_fd: int, file_fd: int, offset: int, size: int) -> int:
+def _duplicate(socket_fd: int, file_fd: int) -> list[tuple[int, int]]:
+    """Copies of two descriptors, in a list: who takes them out has to close them."""
+    own_socket = os.dup(socket_fd)
     try:
-        return os.sendfile(socket_fd, file_fd, offset, size)
+        return [(own_socket, os.dup(file_fd))]
+    except OSError:
+        os.close(own_socket)
+        raise
+
+
+def _send_and_close(own: list[tuple[int, int]], offset: int, size: int) -> int:
+    try:
+        taken = own.pop()
+    except IndexError:  # the send was cancelled a moment ago
+        return 0
+    try:
+        return os.sendfile(*taken, offset, size)
     finally:
-        os.close(socket_fd)
-        os.close(file_fd)
+        _close([taken])
+
+
+def _close(own: list[tuple[int, int]]) -> None:
+    with suppress(IndexError):
+        for fd in own.pop():
+            os.close(fd)

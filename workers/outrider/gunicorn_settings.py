@@ -197,13 +197,28 @@ def refuse_unsupported(cfg: Any) -> None:
         ConfigurationError: for the first of them, with its name, its value and what to do; or because the library for
             HTTP/2 is not installed.
     """
-    if "h2" in cfg.http_protocols and find_spec("ngh2") is None:
-        raise ConfigurationError(
-            "http_protocols includes h2, for which a library is missing: install outrider[http2], or drop h2"
-        )
+    require_http2_library(cfg, "ngh2")
     for name, refusal in REFUSED.items():
         value = getattr(cfg, name)
         if refusal.is_refused(value):
             raise ConfigurationError(
                 f"{name} is {value!r}, but outrider.UvicornWorker allows only {refusal.allowed}: {refusal.advice}"
             )
+    if cfg.http2_cleartext != "off" and "h2" not in cfg.http_protocols:
+        raise ConfigurationError(
+            f"http2_cleartext is {cfg.http2_cleartext!r}, but http_protocols does not include h2: "
+            "set it to 'h2,h1', or leave http2_cleartext out"
+        )
+
+
+def require_http2_library(cfg: Any, library: str) -> None:
+    """Refuse HTTP/2 where a library that it needs is not installed.
+
+    Raises:
+        ConfigurationError: says what to install.
+    """
+    if "h2" in cfg.http_protocols and find_spec(library) is None:
+        raise ConfigurationError(
+            f"http_protocols includes h2, for which the library {library} is missing: "
+            "install outrider[http2], or drop h2"
+        )

@@ -68,4 +68,8 @@ def bad_request(error: Exception, data: bytes) -> BadRequest:
             return BadRequest(501, "an unknown method")
     if str(error) == "Invalid HTTP version":
         return BadRequest(505, "an HTTP version other than 1.0 and 1.1")
+    if str(error) == "Pause on PRI/Upgrade":
+        return BadRequest(
+            400, "HTTP/2, which this connection does not speak; without TLS see http2_cleartext and forwarded_allow_ips"
+        )
     return BadRequest(400, str(error))

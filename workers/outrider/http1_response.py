@@ -5,21 +5,19 @@ from __future__ import annotations
 import asyncio
 import math
 import re
-import socket
-import struct
 from abc import abstractmethod
-from contextlib import suppress
 from enum import Enum
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, cast
 
+from outrider.backpressure import BackpressureProtocol
 from outrider.http1_encoding import STATUS_LINES, EncodedFields, InvalidResponse, encode_fields, wrong_length
 from outrider.http_extensions import ClientDisconnected
-from outrider.runtime import HEAD, HTTP10, PERSISTENT, name_peer
+from outrider.runtime import HEAD, HTTP10, PERSISTENT
 from outrider.tls_closing import LINGER as TLS_LINGER
-from outrider.tls_closing import measure_backlog
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Coroutine, Iterable
 
     from outrider.file_region import FileRegion
@@ -38,9 +36,6 @@ PROBE = 16384
 _BODILESS = frozenset((int(HTTPStatus.NO_CONTENT), int(HTTPStatus.NOT_MODIFIED)))
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _CONTENT_LENGTH_LINES = re.compile(rb"^content-length:.*\r\n", re.IGNORECASE | re.MULTILINE)
-_RESET_ON_CLOSE = struct.pack("ii", 1, 0)
-# Stands in for the transport during a TLS handshake, which has a deadline of its own.
-_NOT_CONNECTED = asyncio.Transport()
 
 
 class Framing(Enum):
@@ -71,8 +66,8 @@ class Reading(Enum):
 _IDLE = Reading.IDLE
 
 
-class ResponseWriter(asyncio.Protocol):
-    """Writes one response after another; backpressure and the write deadline are here too."""
+class ResponseWriter(BackpressureProtocol):
+    """Writes one response after another."""
 
     __slots__ = (
         "_closing",
@@ -81,20 +76,13 @@ class ResponseWriter(asyncio.Protocol):
         "_framing",
         "_left",
         "_reading",
-        "_runtime",
-        "_stall_mark",
-        "_transport",
-        "_writable",
         "deadline",
     )
 
     def __init__(self, context: ConnectionContext) -> None:
+        super().__init__(context.runtime)
         self._context = context
-        self._runtime = context.runtime
         self._config = context.runtime.config
-        self._transport = _NOT_CONNECTED
-        self._writable: asyncio.Future[None] | None = None
-        self._stall_mark = (0.0, 0)
         self._framing = _NONE
         self._left = 0
         self._closing = False
@@ -127,7 +115,7 @@ class ResponseWriter(asyncio.Protocol):
                     raise InvalidResponse(wrong_length(left))
                 self._left = left
                 self._framing = _LENGTH
-        runtime = self._runtime
+        runtime = self.runtime
         is_common = flags == PERSISTENT and self._reading is _IDLE and not (runtime.draining or runtime.shed)
         if close or (not is_common and self._is_last(stream)):
             self._closing = True
@@ -223,7 +211,7 @@ class ResponseWriter(asyncio.Protocol):
 
     def wait_writable(self, stream: HTTPStream) -> asyncio.Future[None] | None:
         """A future to await before more is written, or None when the transport takes more now."""
-        return self._writable
+        return self.writable
 
     async def _send_file(self, region: FileRegion, more: bool) -> None:
         framing = self._framing
@@ -251,58 +239,21 @@ class ResponseWriter(asyncio.Protocol):
         keeps the write deadline meanwhile. The transport also gets what the kernel can't send, and it finds out that
         the connection is broken.
         """
-        loop = self._runtime.loop
+        loop = self.runtime.loop
         sock = cast("socket.socket", self._transport.get_extra_info("socket"))
         while region.left:
-            if self._writable is not None:
-                await asyncio.shield(self._writable)
+            if self.writable is not None:
+                await asyncio.shield(self.writable)
             if self._transport.is_closing():
                 raise ClientDisconnected("the client has disconnected")
             try:
-                self._runtime.counters.bytes_out += await region.send(loop, sock.fileno())
+                self.runtime.counters.bytes_out += await region.send(loop, sock.fileno())
             except OSError:
                 data = await region.read(loop, PROBE)
                 if not self._transport.is_closing():
                     self._write(data)
             else:
                 await asyncio.sleep(0)  # other connections have their turn
-
-    # -- what the transport and the sweep call
-
-    def pause_writing(self) -> None:
-        """The transport holds more than it should: `send()` waits from now on."""
-        self._writable = self._runtime.loop.create_future()
-        self._stall_mark = (self._runtime.now, self._backlog())
-        self._runtime.blocked_writers.add(self)
-
-    def resume_writing(self) -> None:
-        """The client has read enough again."""
-        self._runtime.blocked_writers.discard(self)
-        writable, self._writable = self._writable, None
-        if writable is not None:
-            writable.set_result(None)
-
-    def check_write_progress(self, now: float) -> None:
-        """Abort if a blocked client took less than `min_body_rate` over `write_timeout`."""
-        since, held = self._stall_mark
-        window = self._config.write_timeout
-        if not window or now - since < window:
-            return
-        holds = self._backlog()
-        if held - holds < max(1, self._config.min_body_rate * window):
-            self._runtime.log.info("Client %s does not read its response: aborted", name_peer(self.client))
-            self.abort()
-        else:
-            self._stall_mark = (now, holds)
-
-    def abort(self) -> None:
-        """Reset the connection: what is unsent is lost, in the kernel's buffers too."""
-        if self._transport is _NOT_CONNECTED:
-            return
-        sock = cast("socket.socket", self._transport.get_extra_info("socket"))
-        with suppress(OSError):  # it is closed already
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
-        self._transport.abort()
 
     # -- inside
 
@@ -317,27 +268,24 @@ class ResponseWriter(asyncio.Protocol):
         self._left = left
 
     def _write(self, data: bytes) -> None:
-        self._runtime.counters.bytes_out += len(data)
+        self.runtime.counters.bytes_out += len(data)
         self._transport.write(data)
 
     def _write_pieces(self, pieces: tuple[bytes, ...]) -> None:
-        self._runtime.counters.bytes_out += sum(map(len, pieces))
+        self.runtime.counters.bytes_out += sum(map(len, pieces))
         self._transport.writelines(pieces)
 
     def _close(self) -> None:
         """Close when everything is sent; a client that does not take it has until the write deadline."""
         self.deadline = self._closing_deadline()
-        self._stall_mark = (self._runtime.now, self._backlog())
+        self._mark_progress()
         self._transport.close()
 
     def _closing_deadline(self) -> float:
         return self._deadline_in(self._config.write_timeout if self._context.tls is None else TLS_LINGER)
 
-    def _backlog(self) -> int:
-        return measure_backlog(self._transport)
-
     def _deadline_in(self, seconds: float) -> float:
-        return self._runtime.now + seconds if seconds else FOREVER
+        return self.runtime.now + seconds if seconds else FOREVER
 
 
 def _chunk(body: bytes, more: bool) -> bytes:

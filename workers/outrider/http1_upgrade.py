@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import httptools
-
 from outrider.http1_encoding import STATUS_LINES, HeaderPair, encode_fields
-from outrider.http1_response import FOREVER, Reading, ResponseWriter
-from outrider.http_stream import HIGH_WATER, HTTPStream
+from outrider.http1_pipeline import Pipeline
+from outrider.http1_response import FOREVER, Reading
+from outrider.http_stream import HIGH_WATER
 from outrider.runtime import HTTP10, PERSISTENT, UPGRADE
 from outrider.websocket_handshake import accept_value, asks_for_websocket, check_request, websocket_scope
 from outrider.websocket_http1 import WebSocketConnection
@@ -17,20 +16,14 @@ from outrider.websocket_stream import WebSocketStream
 if TYPE_CHECKING:
     from outrider.runtime import ConnectionContext, Scope
 
-AnyStream = HTTPStream | WebSocketStream
 
-
-class UpgradableConnection(ResponseWriter):
+class UpgradableConnection(Pipeline):
     """The part of an HTTP/1.1 connection that knows about Upgrade, at which llhttp stops parsing."""
 
-    __slots__ = ("_accept_value", "_active", "_parser", "_paused", "_unparsed_framing", "_websocket")
+    __slots__ = ("_accept_value", "_unparsed_framing")
 
     def __init__(self, context: ConnectionContext) -> None:
         super().__init__(context)
-        self._parser = httptools.HttpRequestParser(self)
-        self._active: AnyStream | None = None
-        self._paused = False
-        self._websocket: WebSocketStream | None = None
         self._accept_value = b""
         self._unparsed_framing: bytes | None = None
 
@@ -42,16 +35,18 @@ class UpgradableConnection(ResponseWriter):
         Raises:
             InvalidResponse: one of the headers may not go on the wire; nothing was written.
         """
-        runtime = self._runtime
+        runtime = self.runtime
         fields = encode_fields(headers)
         ending = runtime.default_headers.endings[fields[3]]
         accept = b"upgrade: websocket\r\nconnection: Upgrade\r\nsec-websocket-accept: %b\r\n" % self._accept_value
         self._write(b"".join((STATUS_LINES[101], accept, fields[0], ending)))
-        runtime.connections.discard(self)
-        self._reading = Reading.NOTHING
-        self._active = self._websocket = None
-        del self._parser  # it refers to this connection, which would stay until garbage is collected
-        return WebSocketConnection(self._context, self._transport, stream)
+        is_blocked = self.writable is not None
+        self._leave()
+        self._active = None
+        connection = WebSocketConnection(self._context, self._transport, stream)
+        if is_blocked:
+            connection.pause_writing()  # the transport has said so, and does not say it again
+        return connection
 
     # -- inside
 
@@ -67,7 +62,7 @@ class UpgradableConnection(ResponseWriter):
             return None
         check_request(scope["method"], headers)
         self._accept_value = accept_value(headers)
-        stream = WebSocketStream(self._runtime, config, self, websocket_scope(scope), flags & ~PERSISTENT)
+        stream = WebSocketStream(self.runtime, config, self, websocket_scope(scope), flags & ~PERSISTENT)
         self._websocket = stream
         self._reading = Reading.HANDSHAKE
         self.deadline = FOREVER

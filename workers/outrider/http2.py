@@ -14,7 +14,7 @@ from outrider import http2_engine as engine
 from outrider.http1_rules import BadRequest
 from outrider.http2_engine import EngineError, ErrorCode
 from outrider.http2_exchange import FOREVER, Exchange
-from outrider.http2_frames import Violation
+from outrider.http2_frames import FRAMES_PER_TURN, Violation
 from outrider.http2_guard import CONTROL_FRAME, LEAST_WINDOW_UPDATE, LOST_STREAM
 from outrider.http2_head import Malformed, interpret
 from outrider.http2_websocket import Tunnel
@@ -36,13 +36,17 @@ FEED_SLICE = 65536
 class HTTP2Connection(ConnectionWriter):
     """One client connection. Who negotiated HTTP/2 makes it; the transport and the server's sweep drive it."""
 
-    __slots__ = ("_last_stream", "_template", "_unstarted")
+    __slots__ = ("_excused", "_held", "_last_stream", "_template", "_unstarted")
 
     def __init__(self, context: ConnectionContext) -> None:
         super().__init__(context)
         self._template = {**context.scope_template, "http_version": "2"}
         self._unstarted: list[Exchange] = []
         self._last_stream = 0
+        # What waits for the next turn of the loop; None while the client has sent no more frames than one may have.
+        self._held: bytes | None = None
+        # The deadline that a client got because something of it was unread.
+        self._excused = -FOREVER
 
     # -- what the transport calls
 
@@ -65,31 +69,58 @@ class HTTP2Connection(ConnectionWriter):
 
     def eof_received(self) -> bool:
         """asyncio: the client sends no more. Without its window updates and acknowledgements there is no HTTP/2."""
+        self._phase = CLOSED
         self._drop_exchanges()
+        self._close()
         return False
 
     def data_received(self, data: bytes) -> None:
         """asyncio: bytes from the client."""
         self.runtime.counters.bytes_in += len(data)
-        if self._phase is CLOSED:
-            return
-        self._is_receiving = self._flush_due = True  # which is done when all that has come is dealt with
-        if len(data) <= FEED_SLICE:
+        if self._held is not None:
+            self._held += data
+        elif self._phase is not CLOSED:
+            self._receive(data)
+
+    def _receive(self, data: bytes) -> None:
+        self._is_receiving = True  # to send nothing before all that has come is dealt with
+        frames = self._frames
+        size = len(data)
+        if size <= FEED_SLICE:
             self._feed(data)
+            position = frames.taken
         else:
             view = memoryview(data)
-            for position in range(0, len(data), FEED_SLICE):
+            position = 0
+            while position < size and frames.frames_left and self._phase is not CLOSED:
                 self._feed(view[position : position + FEED_SLICE])
-        self._is_receiving = self._flush_due = False
-        if self._phase is LAST or (self._phase is not CLOSED and (self._frames_to_send or self.engine.wants_to_send())):
-            self.flush()
-
-    def _feed(self, data: bytes | memoryview) -> None:
+                position += frames.taken
+        self._is_receiving = False
         if self._phase is CLOSED:
             return
+        if not frames.frames_left:
+            self._held = data[position:]
+            self._transport.pause_reading()
+            self.runtime.loop.call_soon(self._begin_turn)
+        if self._flush_due or self._watched or self._phase is LAST or self.engine.wants_to_send():
+            self.flush()
+
+    def _begin_turn(self) -> None:
+        """Other connections have had their turn: go on with what is held."""
+        held, self._held = self._held, None
+        self._frames.frames_left = FRAMES_PER_TURN
+        transport = self._transport
+        if held and self._phase is not CLOSED and not transport.is_closing():
+            self._receive(held)
+        if self._held is None and not transport.is_closing():
+            transport.resume_reading()
+
+    def _feed(self, data: bytes | memoryview) -> None:
         violation = self._frames.check(data)
         if violation is not None:
             data = data[: violation.position]
+        elif not self._frames.frames_left:
+            data = data[: self._frames.taken]
         try:
             self.engine.receive(data)
         except EngineError as error:
@@ -266,9 +297,10 @@ class HTTP2Connection(ConnectionWriter):
             for exchange in [each for each in self._exchanges.values() if each.deadline <= now]:
                 exchange.expire()
             self.deadline = min((each.deadline for each in self._exchanges.values()), default=self.deadline)
-        elif is_readable(self._transport):
-            # A request is here, and the loop was too busy to read it: the next sweep finds it read.
-            self.deadline = now
+        elif self.deadline != self._excused and (self._held or is_readable(self._transport)):
+            # A request is here, and the loop was too busy to read it: the next sweep finds it read. If it does not,
+            # that was half a TLS record, or the end of the connection, which no transport tells of behind one.
+            self.deadline = self._excused = now
         else:
             self._finish()
 

@@ -7,6 +7,7 @@ from abc import abstractmethod
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
+from outrider.backpressure import BackpressureProtocol
 from outrider.http1_encoding import InvalidResponse, wrong_length
 from outrider.http1_rules import BadRequest
 from outrider.http2_engine import EngineError, ErrorCode
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from outrider.http2_engine import Engine
     from outrider.http2_fields import DefaultFields, Fields
     from outrider.http_stream import HTTPStream
-    from outrider.runtime import Runtime
 
 FOREVER = math.inf
 LOW_WATER = HIGH_WATER // 4
@@ -37,18 +37,17 @@ _NO_CONTENT = int(HTTPStatus.NO_CONTENT)
 _CONTINUE = (STATUS_FIELDS[100],)
 
 
-class Carrier:
+class Carrier(BackpressureProtocol):
     """What an exchange needs of its connection."""
 
-    __slots__ = ("deadline", "default_fields", "engine", "finishing", "runtime", "waiting")
+    __slots__ = ("deadline", "default_fields", "engine", "finishing", "waiting")
 
     engine: Engine
-    runtime: Runtime
     default_fields: DefaultFields
     deadline: float
     waiting: set[Exchange]
     """Exchanges whose application waits for the client's window."""
-    finishing: int
+    finishing: set[Exchange]
     """Exchanges whose response is complete, and may still be on its way."""
 
     @abstractmethod
@@ -60,7 +59,7 @@ class Carrier:
         """Write what the engine has to send."""
 
     @abstractmethod
-    def completed(self) -> None:
+    def completed(self, exchange: Exchange) -> None:
         """Write a response that is complete, soon or at once."""
 
     @abstractmethod
@@ -93,6 +92,7 @@ class Exchange:
         "_is_whole",
         "_left",
         "_mark",
+        "_written",
         "carrier",
         "id",
         "stream",
@@ -115,7 +115,8 @@ class Exchange:
         self._is_over = False
         self._is_whole = True
         self._left = -1  # bytes of body by Content-Length; negative without one
-        self._mark = -1
+        self._written = 0  # bytes of body that the engine was given
+        self._mark: int | None = None  # how many of them the client had taken when that was last asked
 
     @property
     def deadline(self) -> float:
@@ -163,6 +164,7 @@ class Exchange:
             self._left = left
         head = (STATUS_FIELDS[status], *headers, *self.carrier.default_fields[given])
         self._has_ended = not more
+        self._written += len(body)
         engine = self._engine
         try:
             if body:
@@ -215,11 +217,12 @@ class Exchange:
 
     def response_complete(self, stream: HTTPStream) -> None:
         """Everything is with the engine; what is left of the request is taken for a while, and dropped."""
+        if self._is_over:
+            return
         if not self._is_whole:
             self.release()
             self.deadline = self._in(self.carrier.runtime.config.body_timeout)
-        if not self._is_over:
-            self.carrier.completed()
+        self.carrier.completed(self)
 
     def cut(self, stream: HTTPStream) -> None:
         """Reset the stream so that the client can tell that the response is incomplete."""
@@ -263,7 +266,7 @@ class Exchange:
         """Take a piece of the request body."""
         stream = self.stream
         self._is_whole = is_last
-        if stream.response is _COMPLETE or stream.response is _CUT:
+        if self._has_ended or stream.response is _CUT:
             self._discard(data, is_last=is_last)
             return
         if data:
@@ -295,22 +298,21 @@ class Exchange:
         else:
             self.stream.disconnect(connection_lost=True)
             is_head = bool(self.stream.flags & HEAD)
+            self._has_ended = True
+            self.carrier.finishing.add(self)
             self.carrier.refuse(self.id, BadRequest(408, "the request did not arrive in time"), is_head=is_head)
 
     def closed(self) -> bool:
         """The HTTP/2 stream has ended; whether that was before its response had."""
         self._is_over = True
+        self.carrier.finishing.discard(self)
         if self.withheld:
             self.release()
         if self.writable is not None:
             self.wake()
         stream = self.stream
         del self.stream  # which refers to us: without this, each request would be garbage for the collector to find
-        response = stream.response
-        if response is _COMPLETE:
-            self.carrier.finishing -= 1
-            return False
-        if response is _CUT or self._has_ended:  # which the HTTPStream is about to notice
+        if self._has_ended or stream.response is _CUT:
             return False
         stream.disconnect(connection_lost=True)
         return True
@@ -319,6 +321,7 @@ class Exchange:
         """There is room again, or nothing will be sent any more."""
         writable, self.writable = self.writable, None
         if writable is not None:
+            self._mark = None
             self.carrier.waiting.discard(self)
             if not writable.done():
                 writable.set_result(None)
@@ -327,11 +330,11 @@ class Exchange:
         """Whether the client took fewer bytes than `least` since this was last asked, although there is more for it."""
         queued = self._engine.queued(self.id)
         # Where nothing is queued, the end of the stream is: that waits for the window as well.
-        if self.writable is None and not (self._is_done() and (queued or self._is_whole)):
+        if self.writable is None and not (self._has_ended and (queued or self._is_whole)):
             return False
-        taken = self._sent() - queued
+        taken = self._written - queued
         mark, self._mark = self._mark, taken
-        return mark >= 0 and taken - mark < least
+        return mark is not None and taken - mark < least
 
     def reset(self, code: ErrorCode) -> None:
         """End the HTTP/2 stream at once."""
@@ -370,18 +373,13 @@ class Exchange:
 
     def _send(self, data: bytes, *, is_last: bool) -> None:
         self._has_ended = is_last
+        self._written += len(data)
         try:
             self._engine.send(self.id, data, end_stream=is_last)
         except EngineError:
             return  # as in send_response
         if not is_last:
             self.carrier.schedule_flush()
-
-    def _is_done(self) -> bool:
-        return self.stream.response is _COMPLETE
-
-    def _sent(self) -> int:
-        return self.stream.sent
 
     def _extend_deadline(self, size: int) -> None:
         """A piece of body earns the time that it may take at `min_body_rate`."""

@@ -11,6 +11,8 @@ HEADER = 9
 PREFACE = len(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
 _DATA, _HEADERS, _PRIORITY, _RST_STREAM, _CONTINUATION = 0, 1, 2, 3, 9
 _ID_MASK = 0x7FFFFFFF
+# The loop's other work waits for no more than this, however small a client makes its frames.
+FRAMES_PER_TURN = 256
 # How many of the streams that it skipped, and of those that ended before their time, are remembered of a client.
 MOST_GAPS = 64
 MOST_RESETS = 1000
@@ -29,6 +31,7 @@ class FrameWatch:
 
     `late` collects streams that the client has reset and sent on: each such frame is an error of its stream. `settled`
     is the last stream that the engine has told of; what comes on later ones is as yet for the engine alone to judge.
+    `frames_left` is how many frames may still come in this turn of the loop, and `taken` how much `check` looked at.
     """
 
     __slots__ = (
@@ -40,8 +43,10 @@ class FrameWatch:
         "_open",
         "_partial",
         "_skip",
+        "frames_left",
         "late",
         "settled",
+        "taken",
     )
 
     def __init__(self, largest: int, open_streams: Container[int]) -> None:
@@ -59,8 +64,10 @@ class FrameWatch:
         self._gaps: list[range] = []
         self._cancelled: dict[int, None] = {}
         self._forgiven: dict[int, None] = {}
+        self.frames_left = FRAMES_PER_TURN
         self.late: list[int] = []
         self.settled = 0
+        self.taken = 0
 
     def forgive(self, stream: int) -> None:
         """The server resets a stream, and the client may not know (RFC 9113 §5.1, closed)."""
@@ -68,14 +75,16 @@ class FrameWatch:
             _remember(self._forgiven, stream)
 
     def check(self, data: bytes | memoryview) -> Violation | None:
-        """Look at the next bytes from the client."""
+        """Look at the next bytes from the client, up to the last frame that may come in this turn of the loop."""
         position = self._skip
+        frames_left = self.frames_left
         before = len(self._partial)
         if before:
             data = self._partial + bytes(data)
             self._partial = b""
         end = len(data) - HEADER
-        while position <= end:
+        while position <= end and frames_left:
+            frames_left -= 1
             kind = data[position + 3]
             length = data[position] << 16 | data[position + 1] << 8 | data[position + 2]
             if kind <= _RST_STREAM or kind == _CONTINUATION:
@@ -87,7 +96,13 @@ class FrameWatch:
                     if error is not None:
                         return Violation(*error, max(0, position - before))
             position += HEADER + length
+        self.frames_left = frames_left
         rest = len(data) - position
+        if not frames_left and rest > 0:
+            self._skip = 0
+            self.taken = position - before
+            return None
+        self.taken = len(data) - before
         if rest > 0:
             self._partial = bytes(data[position:])
             self._skip = 0

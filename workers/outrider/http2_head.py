@@ -17,6 +17,7 @@ from outrider.runtime import EXPECTS_CONTINUE, HEAD
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from outrider.config import HTTP2Config
     from outrider.http1_encoding import HeaderPair
     from outrider.runtime import ConnectionContext, Scope
 
@@ -59,8 +60,7 @@ def interpret(
         raise rules.BadRequest(431, "more header fields than limit_request_fields")
     content = b"".join(chain.from_iterable(regular))
     if len(content) + len(path) > config.short_header_list or (b"_" in content and b"_" in b"".join(fields)):
-        if config.http2 is not None:
-            _check_size(headers, config.http2.max_header_list_size)
+        _check_size(headers, config.http2)
         regular = normalise(context, list(regular))
     regular = _with_host(regular, fields.get(b"host"), authority)
     if protocol is not None:
@@ -126,6 +126,7 @@ def _join_cookies(headers: Sequence[HeaderPair]) -> list[HeaderPair]:
     return joined
 
 
-def _check_size(headers: Sequence[HeaderPair], limit: int) -> None:
+def _check_size(headers: Sequence[HeaderPair], config: HTTP2Config | None) -> None:
+    limit = config.max_header_list_size if config else 0
     if limit and sum(len(name) + len(value) + _FIELD_OVERHEAD for name, value in headers) > limit:
         raise rules.BadRequest(431, "the header fields are larger than http2_max_header_list_size")

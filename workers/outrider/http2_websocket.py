@@ -38,7 +38,7 @@ class Tunnel(Exchange):
     If the application refuses it, the response has an HTTPStream, and the tunnel is an exchange like others.
     """
 
-    __slots__ = ("_state", "_written", "is_reading", "websocket")
+    __slots__ = ("_state", "is_reading", "websocket")
 
     websocket: WebSocketStream
 
@@ -47,7 +47,6 @@ class Tunnel(Exchange):
         self._is_whole = False
         self._state = _ASKED
         self.is_reading = True
-        self._written = 0
 
     @classmethod
     def open(cls, carrier: Carrier, exchange_id: int, protocol: bytes, scope: Scope, *, is_last: bool) -> Tunnel:
@@ -89,7 +88,6 @@ class Tunnel(Exchange):
 
     def write(self, data: bytes) -> None:
         """Send frames."""
-        self._written += len(data)
         self._send(data, is_last=False)
         if self.writable is None:
             self.wait_until_sent()
@@ -102,6 +100,8 @@ class Tunnel(Exchange):
         """The client may send on."""
         self.is_reading = True
         self.release()
+        if self._is_whole:
+            self._end_input()
 
     def close(self, *, linger: bool) -> None:
         """Everything is written: end the stream, which with `linger` the client may not have done."""
@@ -110,7 +110,7 @@ class Tunnel(Exchange):
         self._state = _ENDED
         self._is_whole = True  # nothing more is expected but the end of the stream, for as long as `write_timeout`
         self._send(b"", is_last=True)
-        self.carrier.completed()
+        self.carrier.completed(self)
         if linger:
             self.carrier.reset_when_sent(self.id)
 
@@ -166,29 +166,24 @@ class Tunnel(Exchange):
 
     def closed(self) -> bool:
         """The HTTP/2 stream has ended; whether that was before the WebSocket had."""
-        if self._state is _REFUSED:
-            return super().closed()
-        self.release()
-        self.wake()
-        self._is_over = True
-        has_ended = self._state is _ENDED
-        if has_ended:
-            self.carrier.finishing -= 1
         websocket = self.websocket
         del self.websocket  # which refers to us
+        if self._state is _REFUSED:
+            was_earlier = super().closed()
+            if was_earlier:
+                websocket.disconnect(connection_lost=True)
+            return was_earlier
+        self._is_over = True
+        self.carrier.finishing.discard(self)
+        self.release()
+        self.wake()
         websocket.disconnect(connection_lost=True)
-        return not has_ended
+        return self._state is not _ENDED
 
     # -- inside
 
     def _end_input(self) -> None:
         """The client has ended the stream: without a Close, the WebSocket is broken off (RFC 8441 §5)."""
-        if self._state is _ACCEPTED and not self._is_over:
+        if self._state is _ACCEPTED and not self._is_over and self.is_reading:  # or some of it is still to be read
             self.websocket.disconnect(connection_lost=True)
             self.close(linger=False)
-
-    def _is_done(self) -> bool:
-        return self._state is _ENDED or (self._state is _REFUSED and super()._is_done())
-
-    def _sent(self) -> int:
-        return super()._sent() if self._state is _REFUSED else self._written

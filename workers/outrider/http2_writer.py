@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 from abc import abstractmethod
 from enum import Enum
 from http import HTTPStatus
 from typing import TYPE_CHECKING, cast
 
-from outrider import transports
 from outrider.http2_engine import Engine, EngineError, ErrorCode
 from outrider.http2_exchange import FOREVER, LOW_WATER, Carrier, Exchange
 from outrider.http2_fields import STATUS_FIELDS, DefaultFields, encode_fields
@@ -16,7 +14,6 @@ from outrider.http2_frames import FrameWatch
 from outrider.http2_guard import Patience
 from outrider.runtime import name_peer
 from outrider.tls_closing import LINGER as TLS_LINGER
-from outrider.tls_closing import measure_backlog
 
 if TYPE_CHECKING:
     from outrider.config import HTTP2Config
@@ -44,11 +41,10 @@ class Phase(Enum):
 OPEN, LEAVING, LAST, CLOSED = Phase
 
 
-class ConnectionWriter(asyncio.Protocol, Carrier):
+class ConnectionWriter(Carrier):
     """Writes what the engine has to send, once for each turn of the loop."""
 
     __slots__ = (
-        "_congested",
         "_context",
         "_exchanges",
         "_flush_due",
@@ -58,24 +54,23 @@ class ConnectionWriter(asyncio.Protocol, Carrier):
         "_is_receiving",
         "_patience",
         "_phase",
-        "_stall_mark",
         "_to_reset",
-        "_transport",
         "_watched",
     )
+
+    unread = "its responses"
 
     def __init__(self, context: ConnectionContext) -> None:
         runtime = context.runtime
         config = runtime.config
         http2 = cast("HTTP2Config", config.http2)  # otherwise there is no connection of HTTP/2
-        self.runtime = runtime
+        super().__init__(runtime)
         self.engine = Engine(http2, config.limit_request_fields, websocket=config.websocket is not None)
         self.default_fields = DefaultFields(runtime.default_headers)
         self.deadline = FOREVER
         self.waiting: set[Exchange] = set()
-        self.finishing = 0
+        self.finishing: set[Exchange] = set()
         self._context = context
-        self._transport = transports.NOT_CONNECTED
         self._exchanges: dict[int, Exchange] = {}
         self._frames = FrameWatch(http2.max_frame_size, self._exchanges)
         self._frames_to_send = b""
@@ -85,9 +80,7 @@ class ConnectionWriter(asyncio.Protocol, Carrier):
         self._patience = Patience(runtime.now)
         self._flush_due = False
         self._is_receiving = False
-        self._congested = False
         self._watched = False
-        self._stall_mark = (0.0, 0)
 
     @property
     def client(self) -> Address | None:
@@ -100,7 +93,8 @@ class ConnectionWriter(asyncio.Protocol, Carrier):
         """Write what the engine has to send, once everything that is to be done now is done."""
         if not self._flush_due:
             self._flush_due = True
-            self.runtime.loop.call_soon(self._flush_if_due)
+            if not self._is_receiving:
+                self.runtime.loop.call_soon(self._flush_if_due)
 
     def flush(self) -> None:
         """Write what the engine has to send, and see who may send more."""
@@ -108,7 +102,7 @@ class ConnectionWriter(asyncio.Protocol, Carrier):
         if self._phase is CLOSED:
             return
         self._write_out()
-        if self._to_reset:
+        if self._to_reset and self.writable is None:
             self._reset_answered()
         if self.waiting:
             for exchange in [each for each in self.waiting if self.engine.queued(each.id) <= LOW_WATER]:
@@ -119,21 +113,21 @@ class ConnectionWriter(asyncio.Protocol, Carrier):
             self._write_out()
             self._linger()
 
-    def completed(self) -> None:
+    def completed(self, exchange: Exchange) -> None:
         """A response is complete: write it at once if no other can be expected to come with it."""
-        self.finishing += 1
+        self.finishing.add(exchange)
         self._patience.earn()
-        if self.finishing < len(self._exchanges):
+        if self._is_receiving or len(self.finishing) < len(self._exchanges):
             self.schedule_flush()
-        elif not self._is_receiving:
+        else:
             self.flush()
 
     def refuse(self, exchange_id: int, error: BadRequest, *, is_head: bool) -> None:
         """Answer a request without the application, and take no more of it."""
         self.runtime.log.warning("Refused a request from %s: %s", name_peer(self.client), error)
         body = HTTPStatus(error.status).phrase.encode()
-        fields = encode_fields([(b"content-type", b"text/plain"), (b"content-length", b"%d" % len(body))])[0]
-        head = (STATUS_FIELDS[error.status], *fields, *self.default_fields[0])
+        given = [(b"content-type", b"text/plain"), (b"content-length", b"%d" % len(body)), *error.fields]
+        head = (STATUS_FIELDS[error.status], *encode_fields(given)[0], *self.default_fields[0])
         try:
             self.engine.respond(exchange_id, head, end_stream=is_head)
             if not is_head:
@@ -164,42 +158,27 @@ class ConnectionWriter(asyncio.Protocol, Carrier):
 
     # -- what the transport calls
 
-    def pause_writing(self) -> None:
-        """asyncio: the transport holds more than it should. What follows waits in the engine."""
-        self._congested = True
-        self._mark_transport()
-        self.runtime.blocked_writers.add(self)
-
     def resume_writing(self) -> None:
-        """asyncio: the client has read enough for more."""
-        self._congested = self._watched = False
-        self.runtime.blocked_writers.discard(self)
+        """asyncio: the client has read enough for more of what waits in the engine."""
+        super().resume_writing()
+        self._watched = False
         self.flush()
 
     # -- what the server calls
 
     def check_write_progress(self, now: float) -> None:
         """Cut off what takes less than `min_body_rate` over `write_timeout`: streams, or the whole connection."""
+        if self.writable is not None or self._transport.is_closing():
+            super().check_write_progress(now)
+            return
         config = self.runtime.config
-        since, held = self._stall_mark
-        if not config.write_timeout or now - since < config.write_timeout:
+        if not config.write_timeout or now - self._stall_mark[0] < config.write_timeout:
             return
-        least = max(1.0, config.min_body_rate * config.write_timeout)
-        if self._congested or self._transport.is_closing():
-            taken = held - measure_backlog(self._transport)
-            self._mark_transport()
-            if taken < least:
-                self.runtime.log.info("Client %s does not read its responses: aborted", name_peer(self.client))
-                self.abort()
-            return
+        least = max(1, config.min_body_rate * config.write_timeout)
         self._stall_mark = (now, 0)
         for exchange in [each for each in self._exchanges.values() if each.has_stalled(least)]:
             self.runtime.log.info("Client %s does not take a response: its stream is reset", name_peer(self.client))
             exchange.reset(ErrorCode.CANCEL)
-
-    def abort(self) -> None:
-        """Reset the connection: what is unsent is lost, in the kernel's buffers too."""
-        transports.reset(self._transport)
 
     # -- inside
 
@@ -214,7 +193,7 @@ class ConnectionWriter(asyncio.Protocol, Carrier):
     def _write_out(self) -> None:
         to_send = self.engine.to_send
         counters = self.runtime.counters
-        while not self._congested and self._phase is not CLOSED:
+        while self.writable is None and self._phase is not CLOSED:
             data = to_send(FLUSH_SIZE)
             has_more = len(data) == FLUSH_SIZE
             if self._frames_to_send and not self._has_more:  # or it would be in the middle of a frame
@@ -225,7 +204,7 @@ class ConnectionWriter(asyncio.Protocol, Carrier):
                 counters.bytes_out += len(data)
                 self._transport.write(data)
             self._handle_events()
-            if not has_more:
+            if not (has_more or self._frames_to_send):
                 return
 
     def _reset_answered(self) -> None:
@@ -238,7 +217,7 @@ class ConnectionWriter(asyncio.Protocol, Carrier):
 
     def _watch(self) -> None:
         """Have the sweep look at exchanges that wait for their client."""
-        if self._congested:
+        if self.writable is not None:
             return
         if not (self.waiting or self.finishing):
             self._watched = False
@@ -249,9 +228,6 @@ class ConnectionWriter(asyncio.Protocol, Carrier):
             self._stall_mark = (self.runtime.now, 0)
             for exchange in self._exchanges.values():
                 exchange.has_stalled(0)
-
-    def _mark_transport(self) -> None:
-        self._stall_mark = (self.runtime.now, measure_backlog(self._transport))
 
     def _linger(self) -> None:
         """Close so that the client can still read its answers although we don't read what it sends (RFC 9112 §9.6)."""
@@ -268,7 +244,7 @@ class ConnectionWriter(asyncio.Protocol, Carrier):
     def _close(self) -> None:
         """Close when everything is sent; a client that does not take it has until the write deadline."""
         self.deadline = self._closing_deadline()
-        self._mark_transport()
+        self._mark_progress()
         self._transport.close()
 
     def _closing_deadline(self) -> float:

@@ -35,6 +35,26 @@ class ClientDisconnected(OSError):
     """`send()` after the client went away (ASGI HTTP spec 2.4)."""
 
 
+def stems_from_disconnect(error: BaseException) -> bool:
+    """Whether an error is `ClientDisconnected`, or was raised in its place as frameworks do.
+
+    Of a group, each error must be.
+    """
+    seen: set[int] = set()
+    pending: list[BaseException | None] = [error]
+    while pending:
+        each = pending.pop()
+        if each is None or id(each) in seen:
+            continue
+        if isinstance(each, ClientDisconnected):
+            return True
+        if isinstance(each, BaseExceptionGroup) and all(map(stems_from_disconnect, each.exceptions)):
+            return True
+        seen.add(id(each))
+        pending += each.__cause__, each.__context__
+    return False
+
+
 class Wire(Protocol):
     """What a stream asks of the connection that carries it.
 

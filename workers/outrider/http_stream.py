@@ -13,7 +13,14 @@ from inspect import CORO_CREATED, getcoroutinestate
 from typing import TYPE_CHECKING, Any, cast
 
 from outrider.errors import Aborted
-from outrider.http_extensions import ON_THE_WIRE, ClientDisconnected, ExtendedResponse, Response, Wire
+from outrider.http_extensions import (
+    ON_THE_WIRE,
+    ClientDisconnected,
+    ExtendedResponse,
+    Response,
+    Wire,
+    stems_from_disconnect,
+)
 from outrider.runtime import name_request
 
 if TYPE_CHECKING:
@@ -97,7 +104,7 @@ class HTTPStream(ExtendedResponse):
         try:
             self._task = (spawn or runtime.spawn)(self._run())
         except Aborted as aborted:  # from an eager start: a transport would take it for an error of its connection
-            runtime.loop.call_soon(_raise, aborted)
+            runtime.loop.call_soon(aborted.raise_again)
 
     def feed_body(self, data: bytes) -> None:
         """Take a piece of the request body; it is dropped once the response is over."""
@@ -272,7 +279,11 @@ class HTTPStream(ExtendedResponse):
 
     def _fail(self, reason: str, error: BaseException | None = None, *, status: int = 500) -> None:
         """Answer with an error, or cut the connection where the response has begun, so that the client can tell."""
-        self._runtime.log.error("%s: %s", reason, name_request(self.scope), exc_info=error)
+        log = self._runtime.log
+        if self._disconnected and error is not None and stems_from_disconnect(error):
+            log.debug("Client left during %s", name_request(self.scope))
+            return
+        log.error("%s: %s", reason, name_request(self.scope), exc_info=error)
         if self._disconnected:
             return
         if self.response is _PENDING or self.response is _STARTED:
@@ -322,7 +333,3 @@ class HTTPStream(ExtendedResponse):
         waiter, self._waiter = self._waiter, None
         if waiter is not None:
             waiter.set_result(None)
-
-
-def _raise(error: BaseException) -> None:
-    raise error

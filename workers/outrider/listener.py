@@ -56,7 +56,7 @@ class Listener:
         self._handshakes = Handshakes(runtime, tls) if tls else None
         http2 = runtime.config.http2
         self._http2 = http2_factory() if http2 else None
-        self._negotiates = tls is not None or (http2 is not None and http2.cleartext)
+        self._speaks_cleartext_http2 = tls is None and http2 is not None and http2.cleartext
         self._warn = SeldomLog(runtime.log.warning, runtime.loop.time, OUT_OF_DESCRIPTORS_WARNING_PERIOD)
         self._accepting = False
         self._aside: asyncio.TimerHandle | None = None
@@ -213,7 +213,9 @@ class Listener:
             trusted_proxy=trusted,
             notable=self._notable_to_proxies if trusted else NOTABLE,
         )
-        connection = Negotiation(context, self._tls, self._http2) if self._negotiates else HTTP1Connection(context)
+        # As in gunicorn, HTTP/2 without TLS is for trusted peers.
+        negotiates = self._tls is not None or (self._speaks_cleartext_http2 and trusted)
+        connection = Negotiation(context, self._tls, self._http2) if negotiates else HTTP1Connection(context)
         runtime.connections.add(connection)
         return connection
 
@@ -227,8 +229,15 @@ class Listener:
         except OSError as error:  # ssl.SSLError and TimeoutError are such
             if handshakes is not None:
                 handshakes.report(connection.client, error)
-            sock.close()
-            connection.connection_lost(None)
+            _give_up(sock, connection)
+        except Exception:  # whatever it is, the connection must not count for ever
+            self._runtime.log.exception("Can't open the connection of %s", name_peer(connection.client))
+            _give_up(sock, connection)
+
+
+def _give_up(sock: socket.socket, connection: ClientConnection) -> None:
+    sock.close()
+    connection.connection_lost(None)
 
 
 async def read_proxy_header(sock: socket.socket, mode: ProxyMode) -> Address | None:

@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
 from outrider.http1 import HTTP1Connection
+from outrider.runtime import name_peer
 from outrider.tls_extension import tls_extension
 from outrider.transports import NOT_CONNECTED, reset
 
@@ -55,7 +56,12 @@ class Negotiation(asyncio.Protocol):
             timeout = self._context.runtime.config.header_timeout
             self.deadline = self._context.runtime.now + timeout if timeout else math.inf
             return
-        facts = tls_extension(ssl_object, self._tls.certificate_of(ssl_object.context))
+        try:
+            facts = tls_extension(ssl_object, self._tls.certificate_of(ssl_object.context))
+        except Exception:  # whatever it is, the connection must not count for ever
+            self._context.runtime.log.exception("Can't open the connection of %s", name_peer(self.client))
+            self.abort()
+            return
         self._context = replace(self._context, tls=facts)
         self._hand_over(is_http2=ssl_object.selected_alpn_protocol() == "h2")
 
@@ -110,6 +116,6 @@ class Negotiation(asyncio.Protocol):
 
 def http2_factory() -> HTTP2Factory:
     """Import HTTP/2 where it is served: it has requirements of its own."""
-    from outrider.http2 import HTTP2Connection  # noqa: PLC0415
+    from outrider.http2 import HTTP2Connection  # noqa: PLC0415  # an extra, which may not be installed
 
     return HTTP2Connection

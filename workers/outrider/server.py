@@ -6,6 +6,7 @@ import asyncio
 import time
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import partial
 from typing import TYPE_CHECKING
 
 from outrider.balance import STALE_AFTER_NS, surplus_to_shed
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from outrider.lifespan import Lifespan
-    from outrider.runtime import Runtime
+    from outrider.runtime import BlockedWriter, Connection, HalfClosed, Runtime
     from outrider.scoreboard import Row
     from outrider.tls_certificates import TLS
 
@@ -161,16 +162,29 @@ class Server:
             self._next_sweep = now + self._tick_period
         if now >= self._next_sweep:
             self._next_sweep = now + SWEEP_PERIOD
-            for connection in [each for each in runtime.connections if each.deadline < now]:
-                connection.expire()
-            for writer in list(runtime.blocked_writers):
-                writer.check_write_progress(now)
-            for connection_without_input in list(runtime.half_closed):
-                connection_without_input.check_client()
+            self._sweep(now)
             if self._tls is not None:
                 self._tls.look(runtime.loop)
             if runtime.draining:
                 self._notify_streams(last_call=now >= self._last_call_at)
+
+    def _sweep(self, now: float) -> None:
+        """Look after the connections for which it is time."""
+        runtime = self._runtime
+        for connection in [each for each in runtime.connections if each.deadline < now]:
+            self._look_after(connection, connection.expire)
+        for writer in list(runtime.blocked_writers):
+            self._look_after(writer, partial(writer.check_write_progress, now))
+        for connection_without_input in list(runtime.half_closed):
+            self._look_after(connection_without_input, connection_without_input.check_client)
+
+    def _look_after(self, connection: Connection | BlockedWriter | HalfClosed, step: Callable[[], None]) -> None:
+        """Take a step that a fault of the connection must not keep the others from."""
+        try:
+            step()
+        except Exception:
+            self._runtime.log.exception("Exception while looking after a connection, which is aborted")
+            connection.abort()
 
     def _write_row(self, lag: float) -> None:
         row = self._row

@@ -107,7 +107,7 @@ class OutriderSettings:
         check.response_headers,
         Flag("--response-header", "HEADER", action="append"),
         "Headers that are added to every response, each as `Name: value`. A list in gunicorn.conf.py, one a "
-        "line in the environment.",
+        "line in the environment; one a flag for `outrider run`.",
     )
     drain_linger: float = declare(
         2.0,
@@ -140,7 +140,8 @@ class OutriderSettings:
         check.certificates,
         Flag("--sni-certificate", "CERTFILE[,KEYFILE]", action="append"),
         "Further certificates, for clients that name one of their DNS names (SNI); any other client gets `certfile`. "
-        "A list of paths and pairs of paths in gunicorn.conf.py, one a line in the environment.",
+        "A list of paths and pairs of paths in gunicorn.conf.py, one a line in the environment; one a flag for "
+        "`outrider run`.",
     )
     keyfile_password: str = declare(
         "",
@@ -292,6 +293,7 @@ def _validated(name: str, validator: Callable[[object], object], value: object, 
 
 def _refuse_unknown_variables(environ: Mapping[str, str]) -> None:
     variables = {ENVIRONMENT_PREFIX + name.upper(): name for name in _FIELDS}
+    gunicorns = {setting.name: setting for setting in gunicorn_config.KNOWN_SETTINGS}
     for name in environ:
         if (
             name.startswith(ENVIRONMENT_PREFIX)
@@ -305,6 +307,12 @@ def _refuse_unknown_variables(environ: Mapping[str, str]) -> None:
                 raise ConfigurationError(
                     f"the environment variable {name} is not read: {setting} is a flag of `outrider run` "
                     "and a name in gunicorn.conf.py"
+                )
+            if setting in gunicorns:
+                flag = "".join(f"{option}, or " for option in gunicorns[setting].cli or () if option.startswith("--"))
+                raise ConfigurationError(
+                    f"the environment variable {name} is not read: {setting} is gunicorn's own; "
+                    f"use {flag}{setting} in gunicorn.conf.py"
                 )
             raise ConfigurationError(
                 f"the environment variable {name} is no setting of Outrider{did_you_mean(name, variables)}"

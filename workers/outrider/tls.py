@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import ssl
+import stat
 from collections.abc import Callable
 from functools import partial
 from operator import methodcaller
-from pathlib import Path
 from typing import Any
 
 from outrider.errors import ConfigurationError
 
 # What `http_protocols` calls a protocol, and what ALPN does (RFC 7301 §6, RFC 9113 §11.1).
 ALPN_NAMES = {"h1": "http/1.1", "h2": "h2"}
+
+
+# The settings that name files.
+FILES = ("certfile", "keyfile", "ca_certs")
 
 
 def build_ssl_context(cfg: Any, password: str = "") -> ssl.SSLContext | None:
@@ -52,7 +57,26 @@ def has_hook(cfg: Any) -> bool:
     return cfg.ssl_context is not cfg.settings["ssl_context"].default
 
 
+def read_regular_file(path: str) -> bytes:
+    """Read a file that does not keep its reader waiting, as a named pipe would.
+
+    Raises:
+        OSError: it can't be read.
+        ValueError: it is not a regular file.
+    """
+    with open(path, "rb", opener=_open_without_waiting) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise ValueError("it is not a regular file")
+        return file.read()
+
+
+def _open_without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
 def _default_context(cfg: Any, password: str) -> ssl.SSLContext:
+    for path in filter(None, (getattr(cfg, name) for name in FILES)):
+        read_regular_file(path)  # which OpenSSL would not refuse to wait for
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=cfg.ca_certs)
     # Given a function, OpenSSL never asks for a password at the terminal.
     context.load_cert_chain(cfg.certfile, cfg.keyfile, lambda: password)
@@ -85,33 +109,33 @@ def _require_authorities(cfg: Any) -> None:
 
 def _refuse_encrypted_key(cfg: Any) -> None:
     name = "keyfile" if cfg.keyfile else "certfile"
-    path = Path(getattr(cfg, name))
+    path = getattr(cfg, name)
     try:
-        text = path.read_bytes()
-    except OSError:
+        text = read_regular_file(path)
+    except (OSError, ValueError):
         return  # _diagnose() says so
     # RFC 7468 §11, and the older header of RFC 1421 §4.6.1.1
     if b"-----BEGIN ENCRYPTED PRIVATE KEY-----" in text or b"Proc-Type: 4,ENCRYPTED" in text:
         raise ConfigurationError(
-            f"{name} {str(path)!r} has a key with a password; set keyfile_password, store the key without one, "
+            f"{name} {path!r} has a key with a password; set keyfile_password, store the key without one, "
             "or load it in the ssl_context hook"
         )
 
 
 def _diagnose(cfg: Any, password: str, error: Exception) -> str:
     """Find the file or the setting that is at fault."""
-    for name in ("certfile", "keyfile", "ca_certs"):
+    for name in FILES:
         path = getattr(cfg, name)
         if path:
             try:
-                Path(path).read_bytes()
+                read_regular_file(path)
             except (OSError, ValueError) as unreadable:
                 return f"{name} {path!r} can't be read ({unreadable}); give a PEM file that this user may read"
     if isinstance(error, ssl.SSLError):
         fault = _diagnose_content(cfg, password, error)
         if fault:
             return f"{fault} ({error})"
-    files = ", ".join(f"{name} {getattr(cfg, name)!r}" for name in ("certfile", "keyfile", "ca_certs"))
+    files = ", ".join(f"{name} {getattr(cfg, name)!r}" for name in FILES)
     return f"TLS can't be set up with {files}: {error}"
 
 
@@ -127,9 +151,10 @@ def _diagnose_content(cfg: Any, password: str, error: ssl.SSLError) -> str:
     if getattr(error, "reason", None) in ("KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH"):
         return f"keyfile {cfg.keyfile!r} is not the key of the certificate in certfile {cfg.certfile!r}"
     if not _succeeds(methodcaller("load_cert_chain", cfg.certfile, cfg.keyfile, lambda: password)):
-        name = "keyfile" if cfg.keyfile else "certfile"
-        advice = " with this keyfile_password" if password else "; give a PEM file"
-        return f"{name} {getattr(cfg, name)!r} has no private key that can be used{advice}"
+        with_password = " with this keyfile_password" if password else ""
+        if not cfg.keyfile:
+            return f"certfile {cfg.certfile!r} has no private key that can be used{with_password}; keyfile is not set"
+        return f"keyfile {cfg.keyfile!r} has no private key that can be used{with_password or '; give a PEM file'}"
     return ""
 
 

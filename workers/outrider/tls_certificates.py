@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 from outrider.errors import ConfigurationError
-from outrider.tls import build_ssl_context, has_hook
+from outrider.tls import FILES, build_ssl_context, has_hook, read_regular_file
 from outrider.tls_extension import presented_certificate
 from outrider.x509 import Certificate, first_certificate, read_certificate
 
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 LOOK_PERIOD = 1.0
 """Seconds between two looks at the files."""
-_FILES = ("certfile", "keyfile", "ca_certs")
 
 Stamp = tuple[tuple[int, ...] | None, ...]
 
@@ -204,7 +203,7 @@ class Source:
         return is_settled and stamp != self._read
 
     def _stamp(self) -> Stamp:
-        return tuple(_stamp(getattr(self._cfg, name)) for name in _FILES)
+        return tuple(_stamp(getattr(self._cfg, name)) for name in FILES)
 
 
 class _WithCertificate:
@@ -222,7 +221,7 @@ def _read_first(path: str | None) -> bytes | None:
     if not path:
         return None
     try:
-        return first_certificate(Path(path).read_text(encoding="ascii", errors="replace"))
+        return first_certificate(read_regular_file(path).decode("ascii", "replace"))
     except (OSError, ValueError):
         return None
 

@@ -12,14 +12,26 @@ from typing import cast
 # Stands in for the transport until there is one.
 NOT_CONNECTED = asyncio.Transport()
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+_KEEPALIVE_PROBES = ((socket.TCP_KEEPIDLE, 15), (socket.TCP_KEEPINTVL, 15), (socket.TCP_KEEPCNT, 4))
 
 
 def is_readable(transport: asyncio.Transport) -> bool:
     """Whether bytes, or the end of them, have arrived that the loop has not read yet."""
+    return _poll(transport, select.POLLIN)
+
+
+def is_broken(transport: asyncio.Transport) -> bool:
+    """Whether the connection has gone for good, which a transport that reads no more can't tell."""
+    return _poll(transport, 0)  # an error and a hang-up are always reported
+
+
+def send_probes(transport: asyncio.Transport) -> None:
+    """Have TCP find out, within about a minute and a half, whether the client still exists. Nothing else can."""
     sock = cast("socket.socket", transport.get_extra_info("socket"))
-    poll = select.poll()
-    poll.register(sock.fileno(), select.POLLIN)
-    return bool(poll.poll(0))
+    if sock.family != socket.AF_UNIX:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for option, value in _KEEPALIVE_PROBES:
+            sock.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
 def reset(transport: asyncio.Transport) -> None:
@@ -30,3 +42,10 @@ def reset(transport: asyncio.Transport) -> None:
     with suppress(OSError):  # it is closed already
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
     transport.abort()
+
+
+def _poll(transport: asyncio.Transport, events: int) -> bool:
+    sock = cast("socket.socket", transport.get_extra_info("socket"))
+    poll = select.poll()
+    poll.register(sock.fileno(), events)
+    return bool(poll.poll(0))

@@ -136,7 +136,7 @@ def _websocket(translation: Translation, name: str, value: Any) -> None:
         translation.outrider["websocket"] = False
     else:
         _choice(
-            {"auto": None}
+            {"auto": None, "none": None}
             | dict.fromkeys(("websockets", "websockets-sansio", "wsproto"), "Outrider has its own implementation"),
             "a protocol class of uvicorn can't be used",
         )(translation, name, value)

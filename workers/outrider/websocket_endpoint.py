@@ -153,6 +153,12 @@ class Endpoint:
         self._finish(*self._close_with)
         self._channel.close(linger=False)
 
+    def on_turn_over(self) -> None:
+        """The client has sent many frames at once: other connections have their turn before the rest."""
+        if self._state is not _CLOSED:
+            self._channel.pause_reading()
+            self._runtime.loop.call_soon(self._begin_turn)
+
     # -- what the subclass uses
 
     def _open(self, channel: Channel, agreement: Agreement | None) -> None:
@@ -191,7 +197,7 @@ class Endpoint:
             self._reader.resume()
         except WebSocketError as error:
             self._on_error(error)
-        if self._state is not _CLOSED and not self._reader.paused:
+        if self._state is not _CLOSED and not self._reader.has_stopped:
             self._channel.resume_reading()
 
     def _keep_going(self) -> None:
@@ -254,6 +260,13 @@ class Endpoint:
         self._channel.close(linger=True)
 
     # -- inside
+
+    def _begin_turn(self) -> None:
+        if self._state is _CLOSED:
+            return
+        self._reader.begin_turn()
+        if not self._reader.paused:
+            self._resume_reading()
 
     def _send_late_pong(self, _: asyncio.Future[None]) -> None:
         payload, self._late_pong = self._late_pong, None

@@ -29,6 +29,8 @@ INTERNAL_ERROR = 1011
 SERVICE_RESTART = 1012
 
 MOST_IN_CONTROL = 125
+# The loop's other work waits for no more than this, however small a client makes its frames.
+FRAMES_PER_TURN = 256
 _MASKED = 0x80
 _RESERVED_BITS = 0x70
 _LENGTH = 0x7F
@@ -59,6 +61,7 @@ class Receiver(Protocol):
     def on_ping(self, payload: bytes) -> None: ...
     def on_pong(self, payload: bytes) -> None: ...
     def on_close(self, code: int, reason: str) -> None: ...
+    def on_turn_over(self) -> None: ...
 
 
 class PieceInflater(Protocol):
@@ -68,13 +71,18 @@ class PieceInflater(Protocol):
 
 
 class FrameReader:
-    """Reads a client's frames. The receiver may set `paused`: what comes from then on is told after `resume`."""
+    """Reads a client's frames. The receiver may set `paused`: what comes from then on is told after `resume`.
+
+    After FRAMES_PER_TURN frames, or pieces of them, the reader calls `on_turn_over` and stops by itself, until it gets
+    `begin_turn` and `resume`.
+    """
 
     __slots__ = (
         "_buffer",
         "_control",
         "_decoder",
         "_first",
+        "_frames_left",
         "_held",
         "_held_from",
         "_inflater",
@@ -100,6 +108,7 @@ class FrameReader:
         self._inflater = inflater
         self._held = b""
         self._held_from = 0
+        self._frames_left = FRAMES_PER_TURN
         self.paused = False
         # Of the frame whose payload is being read: its first byte, mask, and bytes to come.
         self._first = _BETWEEN_FRAMES
@@ -112,6 +121,11 @@ class FrameReader:
         self._buffer = bytearray()
         self._decoder: codecs.IncrementalDecoder | None = None
 
+    @property
+    def has_stopped(self) -> bool:
+        """Whether what comes is held, for one reason or the other."""
+        return self.paused or not self._frames_left
+
     def feed(self, data: bytes, at: int = 0) -> None:
         """Take bytes from the client, from `data[at]` on.
 
@@ -122,7 +136,9 @@ class FrameReader:
             data = self._held[self._held_from :] + data
             self._held = b""
         size = len(data)
-        while at < size and not self.paused:
+        frames_before = frames_left = self._frames_left
+        while at < size and frames_left and not self.paused:
+            frames_left -= 1
             first = data[at]
             if first in SHORT_HEADERS and self._first < 0 and at + 6 <= size:
                 start = at + 6
@@ -138,13 +154,20 @@ class FrameReader:
                     break
                 at = start
             at = self._read_payload(data, at)
-        if at < size and self.paused:
+        self._frames_left = frames_left
+        if at < size and self.has_stopped:
             # A receiver that pauses after each message would have the rest copied each time.
             self._held = data
             self._held_from = at
         elif at < size:
             self._held = data[at:]
             self._held_from = 0
+        if frames_before and not frames_left:
+            self._receiver.on_turn_over()
+
+    def begin_turn(self) -> None:
+        """Allow as many frames again."""
+        self._frames_left = FRAMES_PER_TURN
 
     def resume(self) -> None:
         """Go on with what came while the receiver was paused.
@@ -153,8 +176,8 @@ class FrameReader:
             WebSocketError: as `feed`.
         """
         self.paused = False
-        held, self._held = self._held, b""
-        if held:
+        if self._held and self._frames_left:
+            held, self._held = self._held, b""
             self.feed(held, self._held_from)
 
     # -- inside

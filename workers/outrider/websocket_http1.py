@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING
 
-from outrider.runtime import name_peer
-from outrider.tls_closing import measure_backlog
-from outrider.transports import reset
+from outrider.backpressure import BackpressureProtocol
+from outrider.tls_closing import LINGER as TLS_LINGER
+from outrider.tls_closing import is_flushed
 from outrider.websocket_keepalive import FOREVER
 
 if TYPE_CHECKING:
-    from outrider.runtime import ConnectionContext
+    import asyncio
+
+    from outrider.runtime import Address, ConnectionContext
     from outrider.websocket_stream import WebSocketStream
 
 # How long a client may go on sending after it was told why it must stop.
@@ -19,31 +20,23 @@ LINGER = 2.0
 WRITE_HIGH_WATER = 65536
 
 
-class WebSocketConnection(asyncio.Protocol):
+class WebSocketConnection(BackpressureProtocol):
     """Takes the place of the HTTP1Connection that made the handshake, in its transport and among the connections."""
 
-    __slots__ = (
-        "_is_over",
-        "_runtime",
-        "_stall_mark",
-        "_stream",
-        "_transport",
-        "client",
-        "deadline",
-        "writable",
-    )
+    __slots__ = ("_give_up_at", "_is_over", "_stream", "client", "deadline")
+
+    client: Address | None
+    unread = "its WebSocket"
 
     def __init__(self, context: ConnectionContext, transport: asyncio.Transport, stream: WebSocketStream) -> None:
         # The context itself is not kept, for what else is in it is as large as the rest of an idle WebSocket.
-        runtime = self._runtime = context.runtime
-        self._transport = transport
+        super().__init__(context.runtime, transport)
         self._stream = stream
-        self._stall_mark = (0.0, 0)
         self._is_over = False
+        self._give_up_at = FOREVER
         self.client = context.client
         self.deadline = FOREVER
-        self.writable: asyncio.Future[None] | None = None
-        runtime.connections.add(self)
+        self.runtime.connections.add(self)
         transport.set_protocol(self)
         # Last, for the transport may hold more already and say so.
         transport.set_write_buffer_limits(high=WRITE_HIGH_WATER)
@@ -52,70 +45,53 @@ class WebSocketConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """asyncio: bytes from the client."""
-        self._runtime.counters.bytes_in += len(data)
+        self.runtime.counters.bytes_in += len(data)
         self._stream.feed(data)
 
     def eof_received(self) -> bool:
-        """asyncio: the client sends no more, so that the transport closes. A WebSocket has no half-close."""
+        """asyncio: the client sends no more. A WebSocket has no half-close: it ends."""
+        self._stream.disconnect()
+        self._close()
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
         """asyncio: the connection is gone."""
-        self._runtime.connections.discard(self)
+        self.runtime.connections.discard(self)
         self.resume_writing()
         self._stream.disconnect()
-        self._runtime.on_change()
-
-    def pause_writing(self) -> None:
-        """asyncio: the transport holds more than it should: `send()` waits from now on."""
-        self.writable = self._runtime.loop.create_future()
-        self._mark()
-        self._runtime.blocked_writers.add(self)
-
-    def resume_writing(self) -> None:
-        """asyncio: the client has read enough again."""
-        self._runtime.blocked_writers.discard(self)
-        writable, self.writable = self.writable, None
-        if writable is not None:
-            writable.set_result(None)
+        self.runtime.on_change()
 
     # -- what the server calls
 
     def expire(self) -> None:
         """The deadline has passed: the stream's, or that of a client to take what is left."""
+        now = self.runtime.now
         if not self._is_over:
             self._stream.expire()
-        elif self._transport.is_closing():
+        elif not self._transport.is_closing():
+            self._close()
+        elif self._transport.get_extra_info("ssl_object") is not None and is_flushed(self._transport):
+            self._transport.abort()
+        elif now >= self._give_up_at:
             self.abort()
         else:
-            self._close()
+            self.deadline = min(now + TLS_LINGER, self._give_up_at)
+            self.check_write_progress(now)
 
     def begin_drain(self) -> None:
         """The worker drains: that is for the stream to deal with."""
-
-    def check_write_progress(self, now: float) -> None:
-        """Abort if a blocked client took less than `min_body_rate` over `write_timeout`."""
-        config = self._runtime.config
-        since, held = self._stall_mark
-        window = config.write_timeout
-        if not window or now - since < window:
-            return
-        if held - self._backlog() < max(1, config.min_body_rate * window):
-            self._runtime.log.info("Client %s does not read its WebSocket: aborted", name_peer(self.client))
-            self.abort()
-        else:
-            self._mark()
 
     # -- what the stream calls
 
     def write(self, data: bytes) -> None:
         """Send bytes."""
-        self._runtime.counters.bytes_out += len(data)
+        self.runtime.counters.bytes_out += len(data)
         self._transport.write(data)
 
     def pause_reading(self) -> None:
         """Leave what the client sends in the kernel's buffers, whose size makes it wait."""
-        self._transport.pause_reading()
+        if not self._transport.is_closing():
+            self._transport.pause_reading()
 
     def resume_reading(self) -> None:
         """Read again."""
@@ -124,26 +100,21 @@ class WebSocketConnection(asyncio.Protocol):
 
     def close(self, *, linger: bool) -> None:
         """Close when everything is sent; with `linger`, so that a client that still sends can read why."""
-        self._is_over = True
         if linger and self._transport.can_write_eof():
             self._transport.write_eof()
             self._transport.resume_reading()
-            self.deadline = self._runtime.now + LINGER
+            self._is_over = True
+            self.deadline = self.runtime.now + LINGER
         else:
             self._close()
-
-    def abort(self) -> None:
-        """Reset the connection: what is unsent is lost, in the kernel's buffers too."""
-        reset(self._transport)
 
     # -- inside
 
     def _close(self) -> None:
-        self.deadline = self._runtime.now + (self._stream.config.close_timeout or FOREVER)
+        """Close when everything is sent; a client that does not take it has until `websocket_close_timeout`."""
+        now = self.runtime.now
+        self._is_over = True
+        self._give_up_at = now + (self._stream.config.close_timeout or FOREVER)
+        self.deadline = min(now + TLS_LINGER, self._give_up_at)
+        self._mark_progress()
         self._transport.close()
-
-    def _mark(self) -> None:
-        self._stall_mark = (self._runtime.now, self._backlog())
-
-    def _backlog(self) -> int:
-        return measure_backlog(self._transport)

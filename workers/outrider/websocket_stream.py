@@ -12,7 +12,8 @@ from inspect import CORO_CREATED, getcoroutinestate
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from outrider.errors import Aborted
-from outrider.http_stream import HIGH_WATER, ClientDisconnected, Wire
+from outrider.http_extensions import ClientDisconnected, Wire, stems_from_disconnect
+from outrider.http_stream import HIGH_WATER
 from outrider.runtime import name_request
 from outrider.websocket_deflate import negotiate
 from outrider.websocket_denial import Denial
@@ -125,7 +126,7 @@ class WebSocketStream(Endpoint):
         try:
             self._task = (spawn or runtime.spawn)(self._run())
         except Aborted as aborted:  # from an eager start: a transport would take it for an error of its connection
-            runtime.loop.call_soon(_raise, aborted)
+            runtime.loop.call_soon(aborted.raise_again)
 
     def disconnect(self, *, connection_lost: bool = True) -> None:
         """The connection is gone, or the client sends no more without having said Close; which is the same here."""
@@ -242,7 +243,7 @@ class WebSocketStream(Endpoint):
             self._end_denial()
         elif state is _OPEN and kind == "websocket.close":
             self._close(message.get("code") or NORMAL_CLOSURE, message.get("reason") or "")
-        elif kind in _AFTER_ACCEPT and (state is _CLOSING or state is _CLOSED):
+        elif kind != "websocket.close" and (self._is_gone or (kind in _AFTER_ACCEPT and state in (_CLOSING, _CLOSED))):
             raise ClientDisconnected("the WebSocket is closed")
         elif kind != "websocket.close" or state is _DENYING:
             raise RuntimeError(f"{kind!r} was sent while the WebSocket was {state.value}")
@@ -264,7 +265,7 @@ class WebSocketStream(Endpoint):
         early, self._early = self._early, b""
         if early:
             self.feed(early)
-            if len(early) > HIGH_WATER and self._state is _OPEN and not self._reader.paused:
+            if len(early) > HIGH_WATER and self._state is _OPEN and not self._reader.has_stopped:
                 channel.resume_reading()
 
     def _deny(self) -> Denial:
@@ -298,10 +299,8 @@ class WebSocketStream(Endpoint):
         if self._end is not None:
             return
         messages = self._messages
-        if type(payload) is str:
-            messages.append({"type": "websocket.receive", "text": payload})
-        else:
-            messages.append({"type": "websocket.receive", "bytes": payload})
+        kind = "text" if type(payload) is str else "bytes"
+        messages.append({"type": "websocket.receive", kind: payload})
         self._waiting += len(payload)
         waiter = self._waiter
         if waiter is not None and not waiter.done():
@@ -354,15 +353,16 @@ class WebSocketStream(Endpoint):
                 self._close(NORMAL_CLOSURE, "")
             elif self._state is _CONNECTING or self._state is _DENYING:
                 self._fail("ASGI application returned without accepting or denying")
-        except ClientDisconnected:
-            runtime.log.debug("Client left during %s", name_request(self.scope))
         except asyncio.CancelledError:
             if self._state is not _CLOSED and self._state is not _CLOSING:
                 self._fail("WebSocket cancelled", status=503)
         except Aborted:
             raise
         except BaseException as error:  # noqa: BLE001  # sys.exit() in a call must not end the service either
-            self._fail("Exception in ASGI application", error)
+            if (self._state is _CLOSING or self._state is _CLOSED) and stems_from_disconnect(error):
+                runtime.log.debug("Client left during %s", name_request(self.scope))
+            else:
+                self._fail("Exception in ASGI application", error)
         finally:
             runtime.streams.discard(self)
             self._account()
@@ -376,8 +376,11 @@ class WebSocketStream(Endpoint):
             self._finish(ABNORMAL_CLOSURE, "")
             return
         self._runtime.log.error("%s: %s", reason, name_request(self.scope), exc_info=error)
-        if self._state is _OPEN:
-            self._close(SERVICE_RESTART if self._runtime.draining else INTERNAL_ERROR, "")
+        if self._state is _OPEN and self._runtime.draining:
+            self._close(SERVICE_RESTART, "")
+        elif self._state is _OPEN:
+            self._runtime.counters.errors_5xx += 1  # what a canary is judged by
+            self._close(INTERNAL_ERROR, "")
 
     def _account(self) -> None:
         """Tell whoever watches how it went; once, at the end of the call."""
@@ -394,7 +397,3 @@ class WebSocketStream(Endpoint):
 
 def _disconnect_message(code: int, reason: str) -> Message:
     return {"type": "websocket.disconnect", "code": code, "reason": reason}
-
-
-def _raise(error: BaseException) -> None:
-    raise error

@@ -1,0 +1,210 @@
+"""What is left of a connection of HTTP/2, or of a stream, that its client has ended: nothing, in whatever phase."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from outrider.file_region import MOST_READ
+from outrider.http_stream import HIGH_WATER
+from outrider_testing.fakes import ManualLoop
+from outrider_testing.http2_client import POST, HTTP2Client
+from outrider_testing.server_fakes import eventually
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+INITIAL_WINDOW = 4
+CONNECT = (
+    (b":method", b"CONNECT"),
+    (b":protocol", b"websocket"),
+    (b":scheme", b"http"),
+    (b":authority", b"a"),
+    (b":path", b"/"),
+    (b"sec-websocket-version", b"13"),
+)
+
+
+# -- the client resets its stream
+
+
+def test_client_that_resets_its_stream_during_the_last_piece_of_a_file_leaves_nothing_behind(
+    loop: ManualLoop, tmp_path: Path
+) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(bytes(MOST_READ + HIGH_WATER + 1))
+    client = HTTP2Client.of(loop, settings={INITIAL_WINDOW: MOST_READ}, keepalive=75)
+    client.give(1 << 20)
+    stream = client.request(POST, more=True)
+    client.acknowledges = False
+    client.call.start()
+    sending = client.call.sending({"type": "http.response.pathsend", "path": str(path)})
+
+    def is_held_up() -> bool:
+        client.exchange()
+        return client.connection.engine.queued(stream) > HIGH_WATER
+
+    eventually(loop, is_held_up)
+    client.reset(stream)
+    assert sending.done()
+    assert client.connection.finishing == set()
+    assert client.connection.deadline == client.runtime.now + 75
+    assert client.runtime.blocked_writers == set()
+
+
+# -- the connection is lost
+
+
+def refuse(client: HTTP2Client) -> int:
+    """Have the application begin to refuse a WebSocket."""
+    stream = connect(client)
+    client.call.send({"type": "websocket.http.response.start", "status": 401, "headers": []})
+    client.call.send({"type": "websocket.http.response.body", "body": b"n", "more_body": True})
+    client.exchange()
+    return stream
+
+
+def connect(client: HTTP2Client) -> int:
+    client.h2.config.validate_outbound_headers = False
+    stream = client.request(CONNECT, more=True)
+    client.call.receive()
+    return stream
+
+
+@pytest.mark.parametrize("how", ["lose", "reset", "shut down"])
+def test_app_that_refuses_a_websocket_is_told_that_its_client_has_left(loop: ManualLoop, how: str) -> None:
+    client = HTTP2Client.of(loop, disconnect_grace=3)
+    stream = refuse(client)
+    receiving = client.call.receiving()
+    assert not receiving.done()
+    if how == "lose":
+        client.lose()
+    elif how == "reset":
+        client.reset(stream)
+    else:
+        client.transport.feed_eof()
+        loop.run_ready()
+    assert receiving.result()["type"] == "websocket.disconnect"
+    client.sweep(3)
+    assert client.call.cancelled
+    assert client.runtime.streams == set()
+
+
+def test_app_that_has_refused_a_websocket_may_go_on(loop: ManualLoop) -> None:
+    client = HTTP2Client.of(loop, disconnect_grace=3)
+    refuse(client)
+    client.call.send({"type": "websocket.http.response.body", "body": b"o"})
+    client.exchange()
+    client.lose()
+    client.sweep(10)
+    assert not client.call.cancelled
+    client.call.finish()
+    assert client.runtime.streams == set()
+
+
+def upload(client: HTTP2Client) -> None:
+    stream = client.request(POST, more=True)
+    while client.h2.local_flow_control_window(stream) >= 16384:
+        client.send(stream, bytes(16384), more=True)
+
+
+def accept(client: HTTP2Client) -> None:
+    connect(client)
+    client.call.send({"type": "websocket.accept"})
+    client.exchange()
+
+
+def close_websocket(client: HTTP2Client) -> None:
+    accept(client)
+    client.call.send({"type": "websocket.close"})
+    client.exchange()
+    client.send(1, b"\x88\x80\0\0\0\0", more=True)
+
+
+def wait_for_window(client: HTTP2Client) -> None:
+    client.acknowledges = False
+    client.request()
+    client.call.start()
+    client.call.sending({"type": "http.response.body", "body": bytes(200_000), "more_body": True})
+    client.exchange()
+
+
+def finish_without_window(client: HTTP2Client) -> None:
+    client.acknowledges = False
+    client.request()
+    client.call.respond(bytes(200_000))
+    client.exchange()
+
+
+def congest(client: HTTP2Client) -> None:
+    client.transport.set_write_buffer_limits(high=1000)
+    client.transport.congested = True
+    wait_for_window(client)
+
+
+def drain(client: HTTP2Client) -> None:
+    client.request()
+    client.drain()
+
+
+def drain_to_the_last(client: HTTP2Client) -> None:
+    drain(client)
+    client.exchange()
+
+
+def break_the_protocol(client: HTTP2Client) -> None:
+    client.request()
+    client.feed(b"\0\0\5\6\0\0\0\0\0hello")
+
+
+def let_the_body_expire(client: HTTP2Client) -> None:
+    client.acknowledges = False
+    client.request(POST, more=True)
+    client.sweep(31)
+
+
+@pytest.mark.parametrize("shuts_down", [False, True], ids=["lost", "shut down"])
+@pytest.mark.parametrize(
+    "come_to",
+    [
+        HTTP2Client.ping,
+        HTTP2Client.request,
+        upload,
+        wait_for_window,
+        finish_without_window,
+        congest,
+        drain,
+        drain_to_the_last,
+        break_the_protocol,
+        let_the_body_expire,
+        connect,
+        accept,
+        refuse,
+        close_websocket,
+    ],
+    ids=lambda step: step.__name__,
+)
+def test_nothing_is_kept_of_a_lost_connection(
+    loop: ManualLoop, come_to: Callable[[HTTP2Client], object], shuts_down: bool
+) -> None:
+    client = HTTP2Client.of(loop, disconnect_grace=3)
+    come_to(client)
+    if shuts_down:
+        client.transport.feed_eof()
+        loop.run_ready()
+        client.sweep(30.5)
+        client.sweep(30.5)
+    else:
+        client.lose()
+    client.sweep(3)
+    for call in client.calls:
+        assert call.receive()["type"] in {"http.disconnect", "websocket.disconnect", "http.request"}
+        call.finish()
+    runtime = client.runtime
+    assert (runtime.connections, runtime.streams, runtime.blocked_writers) == (set(), set(), set())
+    assert runtime.websockets == 0
+    assert runtime.counters.requests == len(client.calls)
+    assert client.connection.waiting == set()
+    assert client.connection.finishing == set()
