@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
-from outrider.http2_exchange import Exchange
+from outrider.http2_engine import ErrorCode
 from outrider.http2_frames import FRAMES_PER_TURN
+from outrider.http2_guard import BURST
 from outrider_testing.fakes import FakeTransport, ManualLoop, constant
 from outrider_testing.http2_client import GET, POST, HTTP2Client
 
@@ -34,7 +35,7 @@ def pieces(client: HTTP2Client, stream: int, count: int, size: int = 1, *, more:
 
 def received(client: HTTP2Client) -> int:
     """Bytes of the only request that are with its stream."""
-    return cast("Exchange", client.connection._exchanges[1]).stream.buffered
+    return client.connection._exchanges[1].stream.buffered
 
 
 def test_small_data_frames_leave_turns_of_the_loop_to_others(loop: ManualLoop) -> None:
@@ -122,6 +123,14 @@ def test_client_that_broke_the_protocol_behind_held_frames_can_read_why(loop: Ma
     stream = client.request(POST, more=True)
     client.feed(pieces(client, stream, 1000) + PRIORITY_ON_0 + bytes(1000))
     assert len(client.goaways) == 1
+    assert client.transport.eof_written
+    assert client.transport.is_reading()
+
+
+def test_client_that_is_given_up_at_the_end_of_a_turn_can_read_why(loop: ManualLoop) -> None:
+    client = HTTP2Client.of(loop)
+    client.feed((b"\0\0\x08\6\0\0\0\0\0" + bytes(8)) * 2 * BURST)
+    assert [goaway.error_code for goaway in client.goaways] == [ErrorCode.ENHANCE_YOUR_CALM]
     assert client.transport.eof_written
     assert client.transport.is_reading()
 

@@ -112,7 +112,7 @@ class HTTP2Connection(ConnectionWriter):
         transport = self._transport
         if held and self._phase is not CLOSED and not transport.is_closing():
             self._receive(held)
-        if self._held is None and not transport.is_closing():
+        if (self._frames.frames_left or self._phase is CLOSED) and not transport.is_closing():
             transport.resume_reading()
 
     def _feed(self, data: bytes | memoryview) -> None:
