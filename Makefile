@@ -5,8 +5,10 @@ VENV ?= .venv
 HOST ?= 127.0.0.1
 PORT ?= 8000
 WORKERS ?= 4
-# Limits `make test` to some tests, without the coverage floor: make test ARGS="tests/workers -k drain"
+# Limits `make test` to some tests: make test ARGS="tests/workers -k drain"
 ARGS ?=
+# COVERAGE=yes holds `make test` to the coverage floor; measuring takes about as long as the tests themselves.
+COVERAGE ?=
 # Tests that run at a time: those with processes wait half of their time. ARGS='$(PARALLEL) tests/workers' does so, too.
 JOBS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 PARALLEL = -n $(JOBS) --dist worksteal
@@ -47,15 +49,18 @@ supervise: $(VENV)/.example ## the same under the supervisor
 	@echo "In another terminal: $(BIN)/outrider status, $(BIN)/outrider reload"
 	@exec $(BIN)/outrider run hello:app --chdir deploy/examples -w $(WORKERS) -b $(HOST):$(PORT)
 
-test: $(VENV)/.test ## run the tests, with the coverage floor
-ifeq ($(strip $(ARGS)),)
+test: $(VENV)/.test ## run the tests; with COVERAGE=yes the coverage floor, too
+ifneq ($(strip $(ARGS)),)
+	@$(BIN)/python -m pytest -q $(ARGS)
+else ifneq ($(strip $(COVERAGE)),)
 	@$(BIN)/coverage erase
 	@$(BIN)/coverage run -m pytest -q $(PARALLEL) -m "not alone and not external"
 	@$(BIN)/coverage run -m pytest -q -m alone
 	@$(BIN)/coverage combine --quiet
 	@$(BIN)/coverage report
 else
-	@$(BIN)/python -m pytest -q $(ARGS)
+	@$(BIN)/python -m pytest -q $(PARALLEL) -m "not alone and not external"
+	@$(BIN)/python -m pytest -q -m alone
 endif
 
 compliance: $(VENV)/.test $(VENV)/.autobahn ## run the HTTP/1.1, HTTP/2 and WebSocket suites, with programs of others (half an hour)
