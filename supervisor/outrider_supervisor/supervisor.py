@@ -14,7 +14,7 @@ from typing import Any
 import setproctitle
 
 from outrider import __version__
-from outrider.scoreboard import Scoreboard
+from outrider.scoreboard import Scoreboard, WorkerState
 from outrider_supervisor import control_commands as commands
 from outrider_supervisor import events, paths
 from outrider_supervisor.actions import Action, Code, Level, Progress
@@ -25,7 +25,7 @@ from outrider_supervisor.events import Event
 from outrider_supervisor.journal import Journal
 from outrider_supervisor.listeners import START_PATIENCE, Listeners
 from outrider_supervisor.machine import Machine
-from outrider_supervisor.messages import MasterFailed, ReopenLogs, WorkerExited, WorkerSpawned
+from outrider_supervisor.messages import MasterFailed, ReopenLogs, WorkerExited, WorkerReady, WorkerSpawned
 from outrider_supervisor.notify import Notifier
 from outrider_supervisor.operations import Operation, Outcome
 from outrider_supervisor.processes import become_subreaper
@@ -33,6 +33,7 @@ from outrider_supervisor.report_inbox import ReportInbox
 from outrider_supervisor.reports import Report
 from outrider_supervisor.seam import Seam
 from outrider_supervisor.status_report import Clocks, Facts, Usage, build_status
+from outrider_supervisor.worker_watch import parent_of
 
 CALM_TICK = 1.0
 BUSY_TICK = 0.1
@@ -237,8 +238,19 @@ class Supervisor:
                 self.journal.keep_report(self.seam.master_pids.get(number, 0), details)
             case events.MasterExited(number):
                 self.seam.masters.pop(number, None)
+                self._find_untold_workers(number)
             case events.ConfigurationRead(service) if service.name != self.name:
                 self.warn(f"proc_name is {service.name!r} now: the name stays {self.name} until the next start")
+
+    def _find_untold_workers(self, number: int) -> None:
+        """A master that was killed may have started workers that it had no time to tell of: they are ours now."""
+        generation = self.machine.fleet.generations.get(number)
+        for pid, row in self.seam.sampler.rows().items():
+            is_untold = generation is not None and row.generation == number and pid not in generation.workers
+            if is_untold and parent_of(pid) == os.getpid():
+                self._dispatch(events.FromGeneration(number, WorkerSpawned(pid, 0)))
+                if row.state == WorkerState.READY:
+                    self._dispatch(events.FromGeneration(number, WorkerReady(pid)))
 
     def _act(self, action: Action) -> None:
         operation = self.machine.operation

@@ -25,7 +25,7 @@ class WorkerWatch:
             self._on_gone(pid)
             return
         # Only now the id cannot change hands: is it still the one that was meant?
-        if _parent_of(pid) not in (master, os.getpid()):
+        if parent_of(pid) not in (master, os.getpid()):
             process.close()
             self._on_gone(pid)
             return
@@ -42,7 +42,7 @@ class WorkerWatch:
         self._on_gone(pid)
 
 
-def _parent_of(pid: int) -> int | None:
+def parent_of(pid: int) -> int | None:
     """The parent of a process: field 4 of proc(5). None if it is gone."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_bytes()

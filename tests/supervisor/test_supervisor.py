@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from outrider.errors import ConfigurationError
+from outrider.scoreboard import Field, Scoreboard, WorkerState
 from outrider_supervisor import control_commands as commands
 from outrider_supervisor import events
 from outrider_supervisor import supervisor as supervisor_module
@@ -20,7 +21,7 @@ from outrider_supervisor.listeners import START_PATIENCE
 from outrider_supervisor.messages import Stop
 from outrider_supervisor.service import Service
 from outrider_supervisor.supervisor import BUSY_TICK, CALM_TICK
-from outrider_testing.fake_masters import SupervisorScene
+from outrider_testing.fake_masters import SLEEP, SupervisorScene
 from outrider_testing.fakes import ManualLoop
 from outrider_testing.processes import is_running
 from outrider_testing.services import make_service
@@ -249,3 +250,17 @@ def test_end_of_a_master_is_told_to_the_machine_and_made_up_for(scene: Superviso
     scene.serve(2)
     assert "the master of generation 1 was killed by SIGKILL" in scene.logged()
     assert 1 not in scene.supervisor.seam.masters
+
+
+def test_worker_that_its_master_had_no_time_to_tell_of_is_found_and_retired(scene: SupervisorScene) -> None:
+    scene.start()
+    pid = os.posix_spawn(SLEEP[0], SLEEP, {})
+    scene.pids.append(pid)
+    row = Scoreboard.from_descriptor(scene.supervisor.seam.scoreboard).claim(1)
+    row.adopt(pid)
+    row[Field.STATE] = WorkerState.READY
+    os.kill(scene.masters[1].pid, signal.SIGKILL)
+    scene.until(lambda: 1 not in scene.supervisor.seam.masters, "the end of a master")
+    assert "serving on with its 2 workers" in scene.logged()
+    scene.serve(2)
+    scene.until(lambda: not is_running(pid), "the end of the worker")
