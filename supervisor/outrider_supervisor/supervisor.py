@@ -245,9 +245,10 @@ class Supervisor:
     def _find_untold_workers(self, number: int) -> None:
         """A master that was killed may have started workers that it had no time to tell of: they are ours now."""
         generation = self.machine.fleet.generations.get(number)
+        if generation is None:
+            return
         for pid, row in self.seam.sampler.rows().items():
-            is_untold = generation is not None and row.generation == number and pid not in generation.workers
-            if is_untold and parent_of(pid) == os.getpid():
+            if row.generation == number and pid not in generation.workers and parent_of(pid) == os.getpid():
                 self._dispatch(events.FromGeneration(number, WorkerSpawned(pid, 0)))
                 if row.state == WorkerState.READY:
                     self._dispatch(events.FromGeneration(number, WorkerReady(pid)))

@@ -197,7 +197,7 @@ def test_frames_end_in_answers_that_can_be_read(loop: ManualLoop, parts: list[by
     feed(loop, transport, [PREFACE, *parts])
     read_back(bytes(transport.written))
     assert transport.written_late == b""
-    assert connection.runtime.log.messages("error") == []  # type: ignore[attr-defined]
+    assert connection.runtime.log.messages("error") == []  # type: ignore[attr-defined]  # a FakeLog
     transport.lose()
     loop.run_ready()
     assert not connection.runtime.streams

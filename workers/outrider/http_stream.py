@@ -9,8 +9,7 @@ import asyncio
 from collections.abc import Iterable
 from enum import Enum
 from http import HTTPStatus
-from inspect import CORO_CREATED, getcoroutinestate
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from outrider.errors import Aborted
 from outrider.http_extensions import (
@@ -21,11 +20,9 @@ from outrider.http_extensions import (
     Wire,
     stems_from_disconnect,
 )
-from outrider.runtime import name_request
+from outrider.runtime import cancel_call, name_request
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
-
     from outrider.http1_encoding import HeaderPair
     from outrider.runtime import Message, Runtime, Scope, Spawn
 
@@ -156,11 +153,7 @@ class HTTPStream(ExtendedResponse):
 
     def cancel(self) -> None:
         """Cancel the application call, if it still runs."""
-        task = self._task
-        if task is not None and not task.done():
-            if getcoroutinestate(cast("Coroutine[Any, Any, None]", task.get_coro())) == CORO_CREATED:
-                self._runtime.streams.discard(self)  # it will not even begin, and so not do that itself
-            task.cancel()
+        cancel_call(self._runtime, self, self._task)
 
     # -- the application's side
 

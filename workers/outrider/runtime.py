@@ -9,7 +9,8 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from inspect import CORO_CREATED, getcoroutinestate
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from outrider.heap import keep_freed_memory
 from outrider.http1_encoding import DefaultHeaders
@@ -215,6 +216,14 @@ class Runtime:
             # A fixed name spares the formatting of a counter for each request.
             self.spawn = partial(asyncio.Task, loop=loop, name="request")
             self.spawn_eagerly = partial(asyncio.Task, loop=loop, name="request", **eager)
+
+
+def cancel_call(runtime: Runtime, stream: Stream, task: asyncio.Task[None] | None) -> None:
+    """Cancel the application call of a stream, if it still runs."""
+    if task is not None and not task.done():
+        if getcoroutinestate(cast("Coroutine[Any, Any, None]", task.get_coro())) == CORO_CREATED:
+            runtime.streams.discard(stream)  # it will not even begin, and so not do that itself
+        task.cancel()
 
 
 def name_peer(client: Address | None) -> str:

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import random
-from inspect import CORO_CREATED, getcoroutinestate
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from outrider.errors import Aborted
 from outrider.http_extensions import ClientDisconnected, Wire, stems_from_disconnect
 from outrider.http_stream import HIGH_WATER
-from outrider.runtime import name_request
+from outrider.runtime import cancel_call, name_request
 from outrider.websocket_deflate import negotiate
 from outrider.websocket_denial import Denial
 from outrider.websocket_endpoint import Channel, Endpoint, State
@@ -35,8 +34,6 @@ from outrider.websocket_handshake import extension_offers, response_fields
 from outrider.websocket_keepalive import FOREVER
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
-
     from outrider.config import WebSocketConfig
     from outrider.http1_encoding import HeaderPair
     from outrider.runtime import Message, Runtime, Scope, Spawn
@@ -167,11 +164,7 @@ class WebSocketStream(Endpoint):
 
     def cancel(self) -> None:
         """Cancel the application call, if it still runs."""
-        task = self._task
-        if task is not None and not task.done():
-            if getcoroutinestate(cast("Coroutine[Any, Any, None]", task.get_coro())) == CORO_CREATED:
-                self._runtime.streams.discard(self)  # it will not even begin, and so not do that itself
-            task.cancel()
+        cancel_call(self._runtime, self, self._task)
 
     # -- the application's side
 

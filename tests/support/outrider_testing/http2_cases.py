@@ -172,7 +172,7 @@ def play(case: Case, connect: Connect) -> None:
         # Frames are dealt with in order: what the server has to say about the others, it has said before this answer.
         client.synchronise()
         for stream in {answer.stream for answer in case.allowed} - {0}:
-            client.read_until(lambda stream=stream: client.ended(stream), f"the end of stream {stream}")  # type: ignore[misc]
+            client.read_until(lambda stream=stream: client.ended(stream), f"the end of stream {stream}")  # type: ignore[misc]  # bound now
         if client.goaway:
             client.read_until(lambda: False, "the end of the connection")
         assert any(answer.matches(client) for answer in case.allowed), f"{client.describe()}, allowed: {case.allowed}"

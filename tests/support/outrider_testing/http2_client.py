@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from h2 import events
 from h2.config import H2Configuration
 from h2.connection import H2Connection
 
 from outrider.http2 import HTTP2Connection
-from outrider_testing.fakes import DrivenApp, FakeTransport, make_context, make_runtime
+from outrider_testing.fakes import AtTheServer, DrivenApp, FakeTransport, make_context, make_runtime
 
 if TYPE_CHECKING:
     from h2.settings import SettingCodes
 
     from outrider.runtime import ASGIApp, ConnectionContext
-    from outrider_testing.fakes import Call, FakeLog, ManualLoop
+    from outrider_testing.fakes import ManualLoop
 
 HeaderPair = tuple[bytes, bytes]
 FRAME_HEADER = 9
@@ -50,7 +50,7 @@ class Response:
         return [value for each, value in self.headers if each == name.encode()]
 
 
-class HTTP2Client:
+class HTTP2Client(AtTheServer):
     """Sends to an `HTTP2Connection` and reads what comes back, on a clock of its own.
 
     Frames that h2 would not send are given to `feed` as bytes.
@@ -146,41 +146,11 @@ class HTTP2Client:
         """What has come on a stream."""
         return self.responses[stream]
 
-    @property
-    def sent(self) -> bytes:
-        """Everything the server has sent."""
-        return bytes(self.transport.written)
-
-    def is_closed(self) -> bool:
-        """Whether the server has closed the connection, or at least its sending side."""
-        return self.transport.closing or self.transport.eof_written
-
     # -- the server's side
-
-    @property
-    def log(self) -> FakeLog:
-        """The error log."""
-        return cast("FakeLog", self.runtime.log)
-
-    @property
-    def calls(self) -> list[Call]:
-        """The calls of the `DrivenApp`."""
-        return cast("DrivenApp", self.runtime.app).calls
-
-    @property
-    def call(self) -> Call:
-        """The only call of the `DrivenApp`."""
-        return cast("DrivenApp", self.runtime.app).call
 
     def sweep(self, seconds: float) -> None:
         """Let time pass, then do what the server does with it on its tick: deadlines and stalled writers."""
-        self.loop.advance(seconds)
-        self.runtime.now = self.loop.time()
-        for connection in [each for each in self.runtime.connections if each.deadline < self.runtime.now]:
-            connection.expire()
-        for writer in list(self.runtime.blocked_writers):
-            writer.check_write_progress(self.runtime.now)
-        self.loop.run_ready()
+        super().sweep(seconds)
         self._read()
 
     def drain(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from outrider_testing.fakes.application import Call, DrivenApp, constant, echo
-from outrider_testing.fakes.client import Client
+from outrider_testing.fakes.client import AtTheServer, Client
 from outrider_testing.fakes.exchange import Exchange, FakeObserver, FakeWire
 from outrider_testing.fakes.log import FakeLog
 from outrider_testing.fakes.loop import ManualLoop
@@ -13,6 +13,7 @@ from outrider_testing.fakes.transport import FakeSocket, FakeTransport
 
 __all__ = [
     "Answer",
+    "AtTheServer",
     "Call",
     "Client",
     "DrivenApp",

@@ -12,13 +12,55 @@ from outrider_testing.fakes.runtime import make_context, make_runtime
 from outrider_testing.fakes.transport import FakeTransport
 
 if TYPE_CHECKING:
-    from outrider.runtime import ASGIApp, ConnectionContext
+    from outrider.runtime import ASGIApp, ConnectionContext, Runtime
     from outrider_testing.fakes.application import Call
     from outrider_testing.fakes.log import FakeLog
     from outrider_testing.fakes.loop import ManualLoop
 
 
-class Client:
+class AtTheServer:
+    """What a test sees and does on the server's side of a client's connection, whatever that speaks."""
+
+    loop: ManualLoop
+    runtime: Runtime
+    transport: FakeTransport
+
+    @property
+    def sent(self) -> bytes:
+        """Everything the server has sent."""
+        return bytes(self.transport.written)
+
+    def is_closed(self) -> bool:
+        """Whether the server has closed the connection, or at least its sending side."""
+        return self.transport.closing or self.transport.eof_written
+
+    @property
+    def log(self) -> FakeLog:
+        """The error log."""
+        return cast("FakeLog", self.runtime.log)
+
+    @property
+    def calls(self) -> list[Call]:
+        """The calls of the `DrivenApp`."""
+        return cast("DrivenApp", self.runtime.app).calls
+
+    @property
+    def call(self) -> Call:
+        """The only call of the `DrivenApp`."""
+        return cast("DrivenApp", self.runtime.app).call
+
+    def sweep(self, seconds: float) -> None:
+        """Let time pass, then do what the server does with it on its tick: deadlines and stalled writers."""
+        self.loop.advance(seconds)
+        self.runtime.now = self.loop.time()
+        for connection in [each for each in self.runtime.connections if each.deadline < self.runtime.now]:
+            connection.expire()
+        for writer in list(self.runtime.blocked_writers):
+            writer.check_write_progress(self.runtime.now)
+        self.loop.run_ready()
+
+
+class Client(AtTheServer):
     """Sends bytes to an `HTTP1Connection` and reads what comes back, on a clock of its own."""
 
     def __init__(
@@ -59,15 +101,6 @@ class Client:
         self.transport.take(size)
         self.loop.run_ready()
 
-    @property
-    def sent(self) -> bytes:
-        """Everything the server has sent."""
-        return bytes(self.transport.written)
-
-    def is_closed(self) -> bool:
-        """Whether the server has closed the connection, or at least its sending side."""
-        return self.transport.closing or self.transport.eof_written
-
     def answers(self, *methods: str) -> list[Answer]:
         """What the server has sent, read as responses to requests with these methods (default GET)."""
         return parse_answers(self.sent, closed=self.is_closed(), methods=methods)
@@ -83,31 +116,6 @@ class Client:
         return [answer.status for answer in self.answers()]
 
     # -- the server's side
-
-    @property
-    def log(self) -> FakeLog:
-        """The error log."""
-        return cast("FakeLog", self.runtime.log)
-
-    @property
-    def calls(self) -> list[Call]:
-        """The calls of the `DrivenApp`."""
-        return cast("DrivenApp", self.runtime.app).calls
-
-    @property
-    def call(self) -> Call:
-        """The only call of the `DrivenApp`."""
-        return cast("DrivenApp", self.runtime.app).call
-
-    def sweep(self, seconds: float) -> None:
-        """Let time pass, then do what the server does with it on its tick: deadlines and stalled writers."""
-        self.loop.advance(seconds)
-        self.runtime.now = self.loop.time()
-        for connection in [each for each in self.runtime.connections if each.deadline < self.runtime.now]:
-            connection.expire()
-        for writer in list(self.runtime.blocked_writers):
-            writer.check_write_progress(self.runtime.now)
-        self.loop.run_ready()
 
     def drain(self) -> None:
         """Begin the drain of the worker."""
