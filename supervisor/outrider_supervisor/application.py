@@ -29,7 +29,7 @@ import outrider.settings as _worker_settings  # noqa: F401  # see above
 import outrider_supervisor.settings as _supervisor_settings  # noqa: F401  # see above
 from outrider.errors import ConfigurationError
 from outrider.gunicorn_settings import require_http2_library
-from outrider.settings import SECTION
+from outrider.settings import ENVIRONMENT_PREFIX, SECTION, load_settings
 
 DEFAULT_WORKER_CLASS = "outrider.UvicornWorker"
 USAGE = "%(prog)s [OPTIONS] [APP_MODULE]"
@@ -247,6 +247,12 @@ class OutriderApplication(WSGIApplication):  # type: ignore[misc]  # gunicorn ha
                 raise ConfigurationFailed(reason) from error
             except Exception as error:
                 raise ConfigurationFailed(f"{name} is {value!r} ({source}), which is not allowed: {error}") from error
+
+
+def find_log_format(cfg: Any) -> str:
+    """Outrider's setting `log_format`, which holds for any worker class under the supervisor."""
+    variable = f"{ENVIRONMENT_PREFIX}LOG_FORMAT"
+    return load_settings(cfg, {name: value for name, value in os.environ.items() if name == variable}).log_format
 
 
 def find_misspelt(values: Mapping[str, Any], settings: Mapping[str, object], source: str) -> list[str]:

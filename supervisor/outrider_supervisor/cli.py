@@ -81,6 +81,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         client = ControlClient(path)
         if options.command == "status":
             return _show_status(client, as_json=options.json)
+        if options.command == "top":
+            return _show_top(client)
         return _follow(client, options.command, _command_of(options))
     except (ClientError, ConfigurationError) as error:
         _complain(str(error))
@@ -122,6 +124,7 @@ def _parsers() -> tuple[argparse.ArgumentParser, Mapping[str, argparse.ArgumentP
 
     status = add("status", "show generations, workers and the latest events")
     status.add_argument("--json", action="store_true", help="as JSON; docs/supervisor.md explains it")
+    add("top", "watch all workers live, and act on them (needs outrider[top])")
     reload_ = add("reload", "serve the code and configuration of now, if they work")
     reload_.add_argument("--no-canary", dest="canary", action="store_false", help="do not watch a first worker")
     stop = add("stop", "end the service when its requests are answered")
@@ -185,6 +188,22 @@ def _show_status(client: ControlClient, *, as_json: bool) -> int:
         _complain(f"the supervisor's status has version {version}, this command knows {STATUS_VERSION}; use --json")
         return Exit.FAILED
     console.say(render_status(cast("Status", status), time.time(), colour=console.has_colour))
+    return Exit.DONE
+
+
+def _show_top(client: ControlClient) -> int:
+    try:
+        from outrider_supervisor.top import Top  # noqa: PLC0415  # the extra, which others need not have
+    except ModuleNotFoundError as error:
+        if error.name != "textual":
+            raise
+        _complain("top needs the extra that draws it: pip install 'outrider[top]'; `outrider status` works without")
+        return Exit.FAILED
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        _complain("top needs a terminal; `outrider status` writes to files and pipes as well")
+        return Exit.FAILED
+    client.status()  # who can't be reached is said in one line, and not on a screen of its own
+    Top(client).run()
     return Exit.DONE
 
 

@@ -11,21 +11,15 @@ import asyncio
 import contextlib
 import errno
 import fcntl
-import math
 import os
 import socket
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from outrider.config import ServerConfig
 from outrider.errors import ConfigurationError
-from outrider.forwarded import TrustedPeers
-from outrider.http1_encoding import DefaultHeaders
-from outrider.lifespan import Lifespan
-from outrider.runtime import ASGIApp, Log, Runtime
-from outrider.scoreboard import Scoreboard
-from outrider.server import Hooks, Server, Stop
+from outrider.runtime import ASGIApp, Log
+from outrider_supervisor.embedded_server import EmbeddedServer, RoomySocket
 from outrider_supervisor.paths import Directory, socket_in
 from outrider_supervisor.unix_sockets import (
     Identity,
@@ -36,75 +30,28 @@ from outrider_supervisor.unix_sockets import (
     unlink_if_same,
 )
 
-TICK = 1.0
-"""Seconds; a coarse one, since each costs the idle supervisor some CPU."""
 BACKLOG = 64
 LOCK_PATIENCE = 2.0
 """Seconds to wait for another supervisor that binds in the same directory."""
 _LOCK_RETRY = 0.05
-MOST_WAITING = 64
-"""Connections from which on those that have sent no request give way to others, the oldest first."""
 LOOK_PERIOD = 10.0
 """Seconds between two looks whether the path of the socket is still there."""
 _PRIVATE_UMASK = 0o177
-_NOBODY = TrustedPeers(())
-
-CONFIG = ServerConfig(
-    keepalive=0,  # a connection for each request: nothing idle is left to wait for when the supervisor ends
-    worker_connections=4 * MOST_WAITING,
-    graceful_timeout=2.0,
-    disconnect_grace=0,
-    limit_request_line=4094,
-    limit_request_fields=100,
-    limit_request_field_size=8190,
-    root_path="",
-    trusted_proxies=_NOBODY,
-    secure_scheme_headers={},
-    forwarder_headers=frozenset(),
-    header_map="drop",
-    proxy_protocol="off",
-    proxy_allowed=_NOBODY,
-    header_timeout=5.0,
-    body_timeout=5.0,
-    min_body_rate=0,
-    write_timeout=30.0,
-    drain_linger=0.1,
-    limit_concurrency=0,
-    accept_gate=False,
-    reset_contextvars=False,
-    debug_extension=False,
-    http2=None,
-    websocket=None,
-)
 
 
-class OwnersSocket(socket.socket):
-    """A listening unix socket that lets in its own user and root, and makes room for who comes."""
+class OwnersSocket(RoomySocket):
+    """A listening unix socket that lets in its own user and root."""
 
-    runtime: Runtime
-
-    def accept(self) -> tuple[socket.socket, Any]:
-        """Accept a connection.
+    def admit(self, connection: socket.socket) -> None:
+        """Close a stranger's connection.
 
         Raises:
-            ConnectionAbortedError: it was a stranger's, and is closed. The server takes it as one that has gone.
+            ConnectionAbortedError: it was one. The server takes it as one that has gone.
         """
-        connection, address = super().accept()
         _, uid, _ = peer_credentials(connection)
         if uid not in (0, os.geteuid()):
             connection.close()
             raise ConnectionAbortedError(errno.ECONNABORTED, f"uid {uid} may not use the control socket")
-        self._make_room()
-        return connection, address
-
-    def _make_room(self) -> None:
-        surplus = self.runtime.held + 1 - MOST_WAITING
-        if surplus > 0:
-            # One that is being answered has no deadline.
-            waiting = [each for each in self.runtime.connections if math.isfinite(each.deadline)]
-            waiting.sort(key=lambda each: each.deadline)
-            for connection in waiting[:surplus]:
-                connection.expire()
 
 
 class ControlServer:
@@ -133,13 +80,11 @@ class ControlServer:
         self.path = socket_in(directory, name)
         self._directory = directory
         self._name = name
-        self._app = app
         self._log = log
         self._pause = pause
         self._socket: socket.socket | None = None
         self._identity: Identity | None = None
-        self._server: Server | None = None
-        self._serving: asyncio.Task[None] | None = None
+        self._server = EmbeddedServer(app, log, "control socket", OwnersSocket)
         self._next_look: asyncio.TimerHandle | None = None
         self._restoring: asyncio.Task[None] | None = None
         self._problem = ""
@@ -154,27 +99,8 @@ class ControlServer:
         """
         if self._socket is None:
             self._socket, self._identity = await self._bind()
-        self._serve(self._socket)
+        self._server.start(self._socket)
         self._look_later()
-
-    def _serve(self, listening: socket.socket) -> None:
-        loop = asyncio.get_running_loop()
-        headers = DefaultHeaders(server=True, date=True, extra=())
-        runtime = self._runtime = Runtime(loop, self._app, CONFIG, self._log, headers)
-        # A copy, which the server closes as it ends; the queue of the socket stays.
-        own = OwnersSocket(fileno=os.dup(listening.fileno()))
-        own.runtime = runtime
-        self._server = Server(
-            runtime,
-            [own],
-            None,
-            Scoreboard.anonymous(rows=1).claim(),
-            Lifespan(self._app, "off", self._log, runtime.state),
-            Hooks(booted=_nothing, tick=_nothing, expect_end_by=_nothing),
-            TICK,
-        )
-        self._serving = loop.create_task(self._server.serve(""), name="control socket")
-        self._serving.add_done_callback(self._note_end)
 
     async def suspend(self) -> None:
         """Finish the responses that have begun (at most `graceful_timeout` of `CONFIG`) and accept no more.
@@ -183,28 +109,17 @@ class ControlServer:
         one (`to_state`).
         """
         await self._stop_looking()
-        await self._stop_serving()
-
-    async def _stop_serving(self) -> None:
-        serving, self._serving = self._serving, None
-        if serving is not None and self._server is not None:
-            self._server.stop(Stop.DRAIN)
-            await asyncio.wait({serving})
+        await self._server.stop()
 
     async def close(self) -> None:
         """Finish the responses that have begun, then remove the socket, unless it is another's by now."""
         await self._stop_looking()
         # Nobody shall find it, and wait for an answer, while the last ones are given.
         unlink_if_same(self.path, self._identity)
-        await self._stop_serving()
+        await self._server.stop()
         if self._socket is not None:
             self._socket.close()
             self._socket = None
-
-    def _note_end(self, serving: asyncio.Task[None]) -> None:
-        error = None if serving.cancelled() else serving.exception()
-        if error is not None:
-            self._log.error("The control socket is not served any more; the service itself goes on", exc_info=error)
 
     # -- a path that is gone
 
@@ -222,7 +137,7 @@ class ControlServer:
         self._look_later()
         is_lost = identify(self.path) != self._identity
         # A client that is being answered is left in peace: there will be another look.
-        if is_lost and not self._runtime.held and (self._restoring is None or self._restoring.done()):
+        if is_lost and not self._server.held and (self._restoring is None or self._restoring.done()):
             self._restoring = asyncio.get_running_loop().create_task(self._restore(), name="control socket, once more")
 
     async def _restore(self) -> None:
@@ -237,8 +152,8 @@ class ControlServer:
         before, self._socket, self._identity = self._socket, bound, identity
         if before is not None:
             before.close()  # the server has a copy
-        await self._stop_serving()
-        self._serve(bound)
+        await self._server.stop()
+        self._server.start(bound)
         self._problem = ""
         self._log.warning("%s was removed, and has been made again", self.path)
 
@@ -340,7 +255,3 @@ def _umask(mask: int) -> Iterator[None]:
         yield
     finally:
         os.umask(before)
-
-
-def _nothing(_until: float = 0.0) -> None:
-    """The control socket needs neither a heartbeat nor a watchdog."""

@@ -114,10 +114,39 @@ class Sample:
 
 
 @dataclass(frozen=True, slots=True)
+class Share:
+    """How much of the time since the last look one worker was at work."""
+
+    cpu: float
+    """Cores: more than 1 with threads that do not need the interpreter lock."""
+    busy: float
+    """Of its event loop, 0 to 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What was measured of the whole pool since the last look, about a second ago. None is not known."""
+
+    workers: Mapping[int, Share]
+    """By pid, of those that served all the time."""
+    requests_per_second: float
+    backlog: int | None
+    """Connections that wait to be accepted."""
+    cores: float
+    """How many the service may use."""
+    memory_room: int | None
+    """Bytes that may still be used."""
+    worker_memory: int | None
+    """Bytes that a worker takes."""
+
+
+@dataclass(frozen=True, slots=True)
 class Observed:
     """A look at the scoreboard: samples by pid. It also stands for the passing of time."""
 
     samples: Mapping[int, Sample]
+    load: Load | None = None
+    """Only where the number of workers is scaled by it, once a second."""
 
 
 Event = (

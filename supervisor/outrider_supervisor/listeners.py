@@ -17,6 +17,7 @@ from typing import Any
 
 from outrider.errors import ConfigurationError
 from outrider_supervisor import binding
+from outrider_supervisor.accept_backlog import count_waiting
 from outrider_supervisor.binding import Listener
 from outrider_supervisor.service import Address, Service
 from outrider_supervisor.text_format import format_address
@@ -213,6 +214,10 @@ class Listeners:
     def descriptions(self) -> list[str]:
         """All open listeners, named for people."""
         return [self.describe(address) for address in self._open]
+
+    def backlog(self) -> int | None:
+        """How many connections wait to be accepted; None if the kernel does not say so."""
+        return count_waiting(listener.sock for listener in self._open.values())
 
     def stored(self) -> dict[str, socket.socket]:
         """The listeners that a service manager may keep for the next start (`Notifier.store`), by their name there."""

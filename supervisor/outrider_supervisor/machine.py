@@ -10,6 +10,7 @@ from functools import singledispatchmethod
 from outrider_supervisor import actions, events
 from outrider_supervisor.actions import Action, Code, Level, Readiness
 from outrider_supervisor.agenda import Agenda
+from outrider_supervisor.autoscaling import Autoscaling, refuse_scale
 from outrider_supervisor.counting import count
 from outrider_supervisor.events import Event
 from outrider_supervisor.fleet import OVERTIME, Fleet, Outbox
@@ -36,6 +37,7 @@ class Machine:
         self._health = Health(self._outbox)
         self.succession = Succession(self._outbox, self.fleet, self.agenda, self._health, self.replacements)
         self._hearing = Hearing(self._outbox, self.fleet, self.agenda, self.succession, self._health, self.replacements)
+        self.autoscaling = Autoscaling(self._outbox, self.agenda, self.succession)
         self._now = 0.0
         self._exit_status = 0
         self._is_over = False
@@ -118,11 +120,17 @@ class Machine:
         if event.relative:
             waiting = [each.workers for each in self.waiting if isinstance(each, Scale)]
             wanted = max(1, wanted + (waiting[0] if waiting else self.target))
-        if wanted < 1:
-            refusal = "at least one worker is needed; `outrider stop` ends the service"
+        refusal = self._refuse_scale(wanted)
+        if refusal:
+            self._outbox.log(Level.WARNING, f"not scaled: {refusal}")
             self._outbox.finish(event.operation, Code.REFUSED, refusal)
         else:
             self._enqueue(Scale(event.operation, wanted))
+
+    def _refuse_scale(self, workers: int) -> str:
+        """Why there may not be so many workers, by what the service that runs now allows; empty if there may."""
+        newest = self.current or next(reversed(self.fleet.generations.values()), None)
+        return refuse_scale(newest.service, workers) if newest is not None else ""
 
     @_take.register
     def _ask_for_recycling(self, event: events.RecycleAsked) -> None:
@@ -191,6 +199,8 @@ class Machine:
         self._fail_overdue_operation()
         if self.operation is None and self.current is not None and not self.is_stopping:
             self.replacements.replace_due(self.current, event.samples, self.target, self._now)
+        if not self.is_stopping:
+            self.autoscaling.observe(event, self._now)
 
     def _fail_overdue_operation(self) -> None:
         operation = self.operation
@@ -229,7 +239,8 @@ class Machine:
             self._advance_operation(self.current)
             self._begin_next(self.current)
             if self.rollout is None and not isinstance(self.operation, Scale):
-                self._health.judge(self.current, self.target, self._now)
+                expected = self.autoscaling.expected(self.current, self.target, self._now)
+                self._health.judge(self.current, expected, self._now)
         self.fleet.tell_targets(self._now)
 
     def _end(self) -> None:
@@ -257,8 +268,7 @@ class Machine:
                 self._outbox.act(actions.Notify(Readiness.RELOADING))
                 self._outbox.act(actions.ReadConfiguration())
             case Scale():
-                self.succession.scale(current, operation.workers)
-                operation.deadline = self._now + current.service.boot_timeout + OVERTIME
+                self._begin_scaling(operation, current)
             case Recycle():
                 if not self.replacements.begin(operation, current, self._now):
                     unknown = f"{operation.pid} is no worker that serves; `outrider status` lists them"
@@ -266,3 +276,12 @@ class Machine:
             case Upgrade():
                 self._outbox.log(Level.INFO, "replacing the supervisor in place", operation.id)
                 self._outbox.act(actions.Upgrade())
+
+    def _begin_scaling(self, operation: Scale, current: Generation) -> None:
+        refusal = refuse_scale(current.service, operation.workers)  # a reload may have changed what is allowed
+        if refusal:
+            self.agenda.end(Code.REFUSED, refusal)
+            return
+        self.succession.scale(current, operation.workers)
+        self.autoscaling.begin_anew()
+        operation.deadline = self._now + current.service.boot_timeout + OVERTIME

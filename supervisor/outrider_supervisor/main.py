@@ -37,13 +37,18 @@ async def _supervise(argv: Sequence[str], state: dict[str, Any] | None) -> int:
     environ = dict(os.environ)
     if state is None:
         environ[start_directory.VARIABLE] = start_directory.find(environ)
-    supervisor = Supervisor(argv, environ, Journal())
+    journal = Journal()
+    journal.start_writer()
+    supervisor = Supervisor(argv, environ, journal)
     supervisor.seam.upgrade = lambda: upgrade.replace(supervisor)
     try:
-        return await supervisor.run(supervisor.start() if state is None else upgrade.resume(supervisor, state))
+        status = await supervisor.run(supervisor.start() if state is None else upgrade.resume(supervisor, state))
     finally:
         supervisor.ignore_signals()  # who was told that it has stopped may well send one
         await supervisor.close()
+        journal.flush()  # before what goes to stderr directly
+    journal.expect_exit(status)
+    return status
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -32,9 +32,10 @@ from setproctitle import setproctitle
 import outrider.worker  # noqa: F401  # see above
 from outrider.errors import ConfigurationError
 from outrider.log_errors import quiet_handler_errors
+from outrider.log_format import use_log_format
 from outrider.orphan import die_with_parent
 from outrider.scoreboard import Scoreboard, WorkerState
-from outrider_supervisor.application import ConfigurationFailed, OutriderApplication
+from outrider_supervisor.application import ConfigurationFailed, OutriderApplication, find_log_format
 from outrider_supervisor.channel import Channel, Surroundings
 from outrider_supervisor.master_failure import describe_failure
 from outrider_supervisor.messages import (
@@ -99,6 +100,7 @@ class Master(Arbiter):  # type: ignore[misc]  # gunicorn has no types
         super().setup(NotImported(app))
         self.app = app
         self._report_errors()
+        use_log_format(find_log_format(self.cfg), self.log, self._surroundings.supervision)
         upbringing = Upbringing(
             self._surroundings.supervision,
             self.proc_name,

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import psutil
 
@@ -14,7 +15,7 @@ from outrider_supervisor.events import Sample
 from outrider_supervisor.generation import Generation
 from outrider_supervisor.status_report import Usage
 
-MEMORY_PERIOD = 10.0
+MEMORY_PERIOD = 10
 """Seconds between looks at the memory of workers: reading PSS walks a process's page tables."""
 USAGE_PERIOD = 5.0
 LATE_HEARTBEAT = 0.3
@@ -28,6 +29,15 @@ class _Mark:
     at: float
     cpu: float
     busy_ns: int
+    resident: int | None
+
+
+class _Memory(NamedTuple):
+    """Memory of a worker at one moment."""
+
+    at: float
+    size: int | None
+    kind: str | None
 
 
 class Sampler:
@@ -35,7 +45,7 @@ class Sampler:
 
     def __init__(self, board: Scoreboard) -> None:
         self._board = board
-        self._memory_at = 0.0
+        self._memory: dict[int, _Memory] = {}
         self._marked_at = 0.0
         self._marks: dict[int, _Mark] = {}
         self._earlier_marks: dict[int, _Mark] = {}
@@ -46,37 +56,46 @@ class Sampler:
 
     def sample(self, generations: Iterable[Generation], now: float) -> dict[int, Sample]:
         """Look at the workers of these generations; every now and then at their memory and processor time too."""
-        is_memory_due = now - self._memory_at >= MEMORY_PERIOD
-        if is_memory_due:
-            self._memory_at = now
         rows = self.rows()
+        memory = self._look_at_memory([pid for generation in generations for pid in generation.workers], now)
         samples = {}
         for generation in generations:
             service = generation.service
             for pid in generation.workers.keys() & rows.keys():
-                memory = read_memory(pid)[0] if is_memory_due and service.max_worker_memory else None
-                lag = _lag(rows[pid]) if service.reports_state else 0.0
-                samples[pid] = Sample(rows[pid].requests, rows[pid].errors_5xx, lag, memory)
+                lag = lag_of(rows[pid]) if service.reports_state else 0.0
+                samples[pid] = Sample(rows[pid].requests, rows[pid].errors_5xx, lag, memory.get(pid))
         if now - self._marked_at >= USAGE_PERIOD:
             self._marked_at = now
             self._earlier_marks, self._marks = self._marks, {pid: _mark(rows[pid], now) for pid in samples}
         return samples
 
-    def usage(
-        self, pids: Iterable[int], rows: Mapping[int, RowSnapshot], now: float, dumped_at: Mapping[int, float]
-    ) -> dict[int, Usage]:
-        """What these workers use: memory now, processor and loop in the last 5 to 10 s; and when they were dumped."""
+    def _look_at_memory(self, pids: Collection[int], now: float) -> dict[int, int | None]:
+        """Read what is due, but not all at once: that would hold up the supervisor where workers are many and large."""
+        self._memory = {pid: self._memory[pid] for pid in self._memory.keys() & pids}
+        due = [pid for pid in pids if pid not in self._memory]
+        old = [pid for pid, memory in self._memory.items() if now - memory.at >= MEMORY_PERIOD]
+        due += sorted(old, key=lambda pid: self._memory[pid].at)[: 1 + len(pids) // MEMORY_PERIOD]
+        return {pid: self._read_memory(pid, now).size for pid in due}
+
+    def _read_memory(self, pid: int, now: float) -> _Memory:
+        found = self._memory[pid] = _Memory(now, *read_memory(pid))
+        return found
+
+    def usage(self, pids: Iterable[int], rows: Mapping[int, RowSnapshot], now: float) -> dict[int, Usage]:
+        """What these workers use: memory lately, processor and loop in the last 5 to 10 s."""
         usages = {}
         for pid in pids:
-            memory, kind = read_memory(pid)
+            memory = self._memory.get(pid) or self._read_memory(pid, now)
             mark = self._earlier_marks.get(pid) or self._marks.get(pid)
+            latest = _mark(rows[pid], now) if pid in rows else None
             cpu = busy = None
-            if mark is not None and pid in rows and now - mark.at > LATE_HEARTBEAT:
-                latest = _mark(rows[pid], now)
+            if mark is not None and latest is not None and now - mark.at > LATE_HEARTBEAT:
                 seconds = now - mark.at
                 cpu = round(100 * max(0.0, latest.cpu - mark.cpu) / seconds, 1)
                 busy = round(min(1.0, max(0, latest.busy_ns - mark.busy_ns) / 1e9 / seconds), 3)
-            usages[pid] = Usage(cpu, busy, memory, kind, dumped_at.get(pid))
+            usages[pid] = Usage(cpu, busy, memory.size, memory.kind)
+            if latest is not None:
+                usages[pid] = replace(usages[pid], cpu_seconds=latest.cpu, resident_bytes=latest.resident)
         return usages
 
 
@@ -94,16 +113,23 @@ def read_memory(pid: int) -> tuple[int | None, str | None]:
         return None, None
 
 
-def _lag(row: RowSnapshot) -> float:
+def lag_of(row: RowSnapshot) -> float:
     """By how much the worker's loop was late with its last tick, or is with the next one."""
     silent = (time.monotonic_ns() - row.heartbeat) / 1e9
     return max(row.loop_lag_ns / 1e9, silent - LATE_HEARTBEAT)
 
 
 def _mark(row: RowSnapshot, now: float) -> _Mark:
+    busy_ns = busy_ns_of(row)
     try:
-        times = psutil.Process(row.pid).cpu_times()
-        cpu = times.user + times.system
+        process = psutil.Process(row.pid)
+        times = process.cpu_times()
+        return _Mark(now, times.user + times.system, busy_ns, process.memory_info().rss)
     except (OSError, psutil.Error):  # as above
-        cpu = 0.0
-    return _Mark(now, cpu, row.loop_busy_ns)
+        return _Mark(now, 0.0, busy_ns, None)
+
+
+def busy_ns_of(row: RowSnapshot) -> int:
+    """For how long the worker's loop was busy in all, with what holds it now: that will only be in the row later."""
+    silent_ns = time.monotonic_ns() - row.heartbeat
+    return row.loop_busy_ns + max(0, silent_ns - int(LATE_HEARTBEAT * 1e9))

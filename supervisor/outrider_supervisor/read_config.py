@@ -27,7 +27,9 @@ from outrider.errors import ConfigurationError
 from outrider.settings import load_settings
 from outrider.uvicorn_kwargs import translate
 from outrider.worker import UvicornWorker
-from outrider_supervisor.application import ConfigurationFailed, OutriderApplication
+from outrider_supervisor.admin_token import read_token
+from outrider_supervisor.application import ConfigurationFailed, OutriderApplication, find_log_format
+from outrider_supervisor.exposition import MISSING, is_available
 from outrider_supervisor.pidfile import refuse_other_files
 from outrider_supervisor.service import Service, ServiceRefused
 from outrider_supervisor.settings import SupervisorSettings, refuse_variables
@@ -111,7 +113,7 @@ def describe(application: OutriderApplication) -> Service:
         umask=cfg.umask,
         uid=cfg.uid,
         gid=cfg.gid,
-        workers=cfg.workers,
+        workers=own.starting_workers(cfg.workers),
         graceful_timeout=cfg.graceful_timeout,
         boot_timeout=own.boot_timeout,
         canary=own.canary,
@@ -128,6 +130,15 @@ def describe(application: OutriderApplication) -> Service:
         pidfile=cfg.pidfile,
         errorlog=cfg.errorlog,
         loglevel=cfg.loglevel,
+        log_format=find_log_format(cfg),
+        admin_bind=own.admin_bind,
+        admin_token=read_token(own, os.environ),
+        min_workers=own.min_workers,
+        max_workers=own.max_workers,
+        target_utilisation=own.target_utilisation,
+        scale_up_window=own.scale_up_window,
+        scale_down_window=own.scale_down_window,
+        scale_up_step=own.scale_up_step,
         notes=tuple(_notes(application, worker_class, reports_state=reports_state)),
     )
 
@@ -245,6 +256,8 @@ def _notes(application: OutriderApplication, worker_class: Any, *, reports_state
         setting = cfg.settings[name]
         if setting.get() != setting.default:
             notes.append(f"{name} has no effect: {reason}")
+    if cfg.admin_bind and not is_available():
+        notes.append(f"admin_bind: {MISSING}; the rest of the endpoint does without")
     if cfg.reload and cfg.preload_app:
         notes.append("reload has no effect with preload_app: what the master has imported stays")
     return notes

@@ -25,11 +25,17 @@ _MIB = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Due:
-    """A worker to replace, and why; with `at_once` it shall not wait for its replacement."""
+    """A worker to replace, and the setting that says so; with `at_once` it shall not wait for its replacement."""
 
     pid: int
-    reason: str
+    setting: str
+    finding: str
     at_once: bool = False
+
+    @property
+    def reason(self) -> str:
+        """For the log; it reads on from "worker 123 "."""
+        return f"{self.finding} ({self.setting})"
 
 
 @dataclass(slots=True)
@@ -69,10 +75,10 @@ class Recycling:
     def _judge(self, pid: int, service: Service, sample: Sample, watched: _Watched, age: float) -> Due | None:
         most_requests = service.max_requests + int(watched.luck * (service.max_requests_jitter + 0.999))
         if service.max_requests and sample.requests >= most_requests:
-            return Due(pid, f"served {sample.requests} requests (max_requests)")
+            return Due(pid, "max_requests", f"served {sample.requests} requests")
         share = 1 - SPREAD * watched.luck
         if service.max_worker_age and age >= service.max_worker_age * share:
-            return Due(pid, f"is {age:.0f} s old (max_worker_age)")
+            return Due(pid, "max_worker_age", f"is {age:.0f} s old")
         if service.max_worker_memory and sample.memory is not None:
             return _judge_memory(pid, watched, sample.memory, service.max_worker_memory * share)
         return None
@@ -82,9 +88,9 @@ def _judge_memory(pid: int, watched: _Watched, memory: int, limit: float) -> Due
     before = watched.memory
     before.append(memory)
     watched.first_memory = watched.first_memory or memory
-    reason = f"uses {memory / _MIB:.0f} MiB (max_worker_memory)"
+    finding = f"uses {memory / _MIB:.0f} MiB"
     if memory > HARD_MEMORY * max(limit, watched.first_memory):
-        return Due(pid, reason, at_once=True)
+        return Due(pid, "max_worker_memory", finding, at_once=True)
     if len(before) == MEMORY_SAMPLES and min(before) > limit:
-        return Due(pid, reason)
+        return Due(pid, "max_worker_memory", finding)
     return None

@@ -20,6 +20,8 @@ class Replacements:
 
     def __init__(self, outbox: Outbox, fleet: Fleet) -> None:
         self.pids: set[int] = set()
+        self.causes: dict[int, str] = {}
+        """Why workers that are still there were told to go: "recycle", or the setting."""
         self._outbox = outbox
         self._fleet = fleet
         self._recycling = Recycling()
@@ -41,7 +43,7 @@ class Replacements:
             pid = recycle.left.popleft()
             if pid in current.workers:
                 recycle.deadline = now + current.service.boot_timeout + OVERTIME
-                self._replace(current, pid)
+                self._replace(current, pid, "recycle")
         return not recycle.left and not self.pids
 
     def replace_due(self, current: Generation, samples: Mapping[int, Sample], target: int, now: float) -> None:
@@ -50,9 +52,10 @@ class Replacements:
         for due in self._recycling.find_due(current.service, samples, ready, now):
             if due.pid not in self.pids and current.has_master and self._has_room(current, now):
                 self._outbox.log(Level.INFO, f"worker {due.pid} {due.reason}: it is replaced")
-                self._replace(current, due.pid)
+                self._replace(current, due.pid, due.setting)
             if due.at_once and current.ready > target - current.service.max_surge:
                 self._outbox.log(Level.WARNING, f"worker {due.pid} {due.reason}: far too much, it goes at once")
+                self.causes[due.pid] = due.setting
                 self._fleet.retire(current, due.pid, now)
 
     def note_retiring(self, pid: int) -> None:
@@ -66,6 +69,7 @@ class Replacements:
     def forget(self, pid: int) -> None:
         """The worker is gone."""
         self.pids.discard(pid)
+        self.causes.pop(pid, None)
         self._recycling.forget(pid)
 
     def _has_room(self, current: Generation, now: float) -> bool:
@@ -75,6 +79,7 @@ class Replacements:
         retired = current.retired_since(now - RETIRE_PATIENCE)
         return len(self.pids) + retired + leaving < current.service.max_surge
 
-    def _replace(self, generation: Generation, pid: int) -> None:
+    def _replace(self, generation: Generation, pid: int, cause: str) -> None:
         self.pids.add(pid)
+        self.causes[pid] = cause
         self._outbox.act(Tell(generation.number, Replace(pid)))

@@ -4,7 +4,7 @@ The master and its workers share one end of a datagram socketpair, whose descrip
 a process that must serve never waits for the supervisor, and the log has every record as well.
 
 A record is one JSON object a datagram: `{"pid": 1, "level": "ERROR", "text": "…", "report": null, "part": 0, "last":
-true}`. A long text comes in parts, numbered from 0.
+true}`. A long text comes in parts, numbered from 0; the first may have `data`, which is for programs.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import suppress
+from typing import Any
 
 REPORTS_FD = "OUTRIDER_SUPERVISOR_REPORTS_FD"
 MOST_BYTES = 32 * 1024
@@ -23,13 +24,16 @@ MOST_BYTES = 32 * 1024
 MOST_CHARACTERS = 200_000
 """Of a longer text the middle is left out. The kernel queues about ten datagrams for a reader."""
 _CHARACTERS_PER_PART = MOST_BYTES - 512
+_MOST_DATA = MOST_BYTES - 8 * 1024
 
 
 class ReportHandler(logging.Handler):
     """Sends records of level WARNING and above. It never waits and never raises.
 
-    A record may say what it is with `extra={"report": "dump"}`.
+    A record may say what it is with `extra={"report": "dump"}`, and have what JSON can carry as `report_data`.
     """
+
+    never_waits = True
 
     def __init__(self, sock: socket.socket) -> None:
         """Take the socket, which must be a connected datagram socket; it stays the caller's."""
@@ -40,12 +44,13 @@ class ReportHandler(logging.Handler):
         """Send the record with its traceback."""
         # Whatever is wrong with the record, the other handlers say it.
         with suppress(Exception):
-            self.send(record.levelname, self.format(record), getattr(record, "report", None))
+            kind, data = getattr(record, "report", None), getattr(record, "report_data", None)
+            self.send(record.levelname, self.format(record), kind, data)
 
-    def send(self, level: str, text: str, report: str | None = None) -> None:
+    def send(self, level: str, text: str, report: str | None = None, data: Any = None) -> None:
         """Send a text that is in no log record. What the supervisor has no room for is lost."""
         with suppress(OSError):
-            for datagram in encode_report(os.getpid(), level, text, report):
+            for datagram in encode_report(os.getpid(), level, text, report, data):
                 self._sock.send(datagram, socket.MSG_DONTWAIT)
 
 
@@ -59,29 +64,32 @@ def open_reports(descriptor: int) -> ReportHandler:
     return ReportHandler(socket.socket(fileno=descriptor))
 
 
-def encode_report(pid: int, level: str, text: str, report: str | None) -> Iterator[bytes]:
-    """The datagrams of one report."""
+def encode_report(pid: int, level: str, text: str, report: str | None, data: Any = None) -> Iterator[bytes]:
+    """The datagrams of one report. Data that would leave no room for the text is left out."""
+    if data is not None and len(_encode(data)) > _MOST_DATA:
+        data = None
     if len(text) > MOST_CHARACTERS:
         half = MOST_CHARACTERS // 2
         text = f"{text[:half]}\n[… {len(text) - 2 * half} characters left out …]\n{text[-half:]}"
     part = 0
+    fields = {"pid": pid, "level": level, "report": report, "data": data}
     while True:
         size = _CHARACTERS_PER_PART
-        datagram = _encode_part(pid, level, text[:size], report, (part, size >= len(text)))
+        datagram = _encode({**fields, "text": text[:size], "part": part, "last": size >= len(text)})
         while len(datagram) > MOST_BYTES:
             size = size * 3 // 4
-            datagram = _encode_part(pid, level, text[:size], report, (part, size >= len(text)))
+            datagram = _encode({**fields, "text": text[:size], "part": part, "last": size >= len(text)})
         yield datagram
+        fields.pop("data", None)
         text = text[size:]
         part += 1
         if not text:
             return
 
 
-def _encode_part(pid: int, level: str, text: str, report: str | None, place: tuple[int, bool]) -> bytes:
-    fields = {"pid": pid, "level": level, "text": text, "report": report, "part": place[0], "last": place[1]}
+def _encode(value: Any) -> bytes:
     # A lone surrogate is a file name's or an application's; it must not cost the report.
-    return json.dumps(fields, ensure_ascii=False).encode("utf-8", "backslashreplace")
+    return json.dumps(value, ensure_ascii=False).encode("utf-8", "backslashreplace")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -93,14 +101,20 @@ class Report:
     """WARNING, ERROR or CRITICAL."""
     text: str
     report: str | None
-    """`"dump"` for the stacks of a worker, else None."""
+    """`"dump"` for the stacks of a worker, `"stall"` where its event loop was blocked, else None."""
+    data: Any = None
+    """Of a stall: what `Stalls.note` takes."""
 
 
 @dataclasses.dataclass(slots=True)
 class _Unfinished:
     level: str
     report: str | None
+    data: Any
     parts: list[str]
+
+    def finish(self, pid: int, ending: str) -> Report:
+        return Report(pid, self.level, "".join(self.parts) + ending, self.report, self.data)
 
 
 class ReportReader:
@@ -125,13 +139,13 @@ class ReportReader:
         unfinished = self._unfinished.get(pid)
         if part == 0:
             done += self.forget(pid)
-            unfinished = self._unfinished[pid] = _Unfinished(level, report, [])
+            unfinished = self._unfinished[pid] = _Unfinished(level, report, fields.get("data"), [])
         if unfinished is None or part != len(unfinished.parts):
             return done
         unfinished.parts.append(text)
         if is_last:
             del self._unfinished[pid]
-            done.append(Report(pid, unfinished.level, "".join(unfinished.parts), unfinished.report))
+            done.append(unfinished.finish(pid, ""))
         return done
 
     def forget(self, pid: int) -> list[Report]:
@@ -139,5 +153,4 @@ class ReportReader:
         unfinished = self._unfinished.pop(pid, None)
         if unfinished is None:
             return []
-        text = "".join(unfinished.parts) + "\n[the rest was lost]"
-        return [Report(pid, unfinished.level, text, unfinished.report)]
+        return [unfinished.finish(pid, "\n[the rest was lost]")]

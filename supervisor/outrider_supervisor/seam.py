@@ -16,9 +16,11 @@ from outrider.errors import ConfigurationError
 from outrider.scoreboard import Scoreboard
 from outrider_supervisor import actions, start_directory
 from outrider_supervisor.actions import Action, Code, Level, Readiness
+from outrider_supervisor.cgroup import ControlGroup
 from outrider_supervisor.events import ConfigurationRead, ConfigurationRefused, Event, MasterExited, WorkerGone
 from outrider_supervisor.exits import split_complaint
 from outrider_supervisor.journal import Journal
+from outrider_supervisor.load_meter import LoadMeter
 from outrider_supervisor.masters import Master, MasterStarter
 from outrider_supervisor.measure import Sampler
 from outrider_supervisor.operations import Operation, Outcome
@@ -26,9 +28,11 @@ from outrider_supervisor.pidfile import PidFile
 from outrider_supervisor.processes import Children, Finished
 from outrider_supervisor.report_inbox import ReportInbox
 from outrider_supervisor.service import Service, ServiceRefused
+from outrider_supervisor.telemetry import Telemetry
 from outrider_supervisor.worker_watch import WorkerWatch
 
 if TYPE_CHECKING:
+    from outrider_supervisor.admin import Admin
     from outrider_supervisor.listeners import Listeners
     from outrider_supervisor.notify import Notifier
 
@@ -68,6 +72,8 @@ class Seam:
         self.ended: asyncio.Future[int] = self.loop.create_future()
         self.upgrade: Callable[[], Coroutine[Any, Any, None]]
         """Becomes a new supervisor; set by whoever can."""
+        self.admin: Admin
+        """The admin endpoint; set by the supervisor, whom it shows."""
         self._opened = contextlib.ExitStack()
         self._reading: asyncio.Task[None] | None = None
         self._upgrading: asyncio.Task[None] | None = None
@@ -77,7 +83,10 @@ class Seam:
         self._opened.callback(os.close, scoreboard)
         self._opened.callback(reports.close)
         self.scoreboard = scoreboard
-        self.sampler = Sampler(Scoreboard.from_descriptor(scoreboard))
+        board = Scoreboard.from_descriptor(scoreboard)
+        self.sampler = Sampler(board)
+        self.telemetry = Telemetry(board, self.sampler)
+        self.load_meter = LoadMeter(self.sampler, ControlGroup())
         self.reports = reports
         self.starter = MasterStarter(self.argv, self.environ, scoreboard, reports.write_end, self.children)
 
@@ -176,6 +185,7 @@ class Seam:
         try:
             service = await self.read_service()
             before = self.listeners.descriptions()
+            await self.admin.open(service)
             await self.open_listeners(service)
         except ServiceRefused as refusal:
             self._refuse(refusal)
@@ -233,9 +243,11 @@ class Seam:
             self.listeners.close_all()
             self._store_listeners()
             return
-        self.journal.configure(action.service.errorlog, action.service.loglevel)
+        service = action.service
+        self.journal.configure(service.errorlog, service.loglevel, service.log_format)
         before = self.listeners.descriptions()
         self.listeners.keep_only(action.service)
+        self.admin.keep_only(action.service)
         self._store_listeners()
         kept = self.listeners.descriptions()
         for address in before:

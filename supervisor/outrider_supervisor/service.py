@@ -46,6 +46,18 @@ class Service:
     errorlog: str
     """Path of gunicorn's error log, or "-" for stderr."""
     loglevel: str
+    log_format: str = "text"
+    """Outrider's setting, "text" or "json"."""
+    min_workers: int = 1
+    max_workers: int = 0
+    """0: the number of workers is not scaled."""
+    target_utilisation: float = 0.8
+    scale_up_window: float = 3.0
+    scale_down_window: float = 45.0
+    scale_up_step: int = 4
+    admin_bind: str = ""
+    """Address of the admin endpoint as it was given; empty without one."""
+    admin_token: str = dataclasses.field(default="", repr=False)
     notes: tuple[str, ...] = ()
     """What the user should know about this configuration, a sentence each."""
 

@@ -15,10 +15,14 @@ from outrider import setting_values as check
 from outrider.errors import ConfigurationError
 from outrider.setting_declaration import Flag, declare, switch_off
 from outrider.settings import ENVIRONMENT_PREFIX, register
+from outrider_supervisor.admin_address import parse_address
 
 _SIZE = re.compile(r"(\d+)([kmg]?)(?:i?b)?", re.IGNORECASE)
 _FACTORS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 _SMALLEST_WORKER = 1 << 20
+_TOKEN = re.compile(r"[A-Za-z0-9\-._~+/]{16,}=*")
+TOKEN_VARIABLE = ENVIRONMENT_PREFIX + "ADMIN_TOKEN"
+"""The one of the supervisor's settings that may be in the environment: where secrets often are."""
 
 
 def positive_seconds(value: object) -> float:
@@ -43,6 +47,17 @@ def positive_count(value: object) -> int:
     return number
 
 
+def share(value: object) -> float:
+    """Validate a share of a whole that is not nothing."""
+    try:
+        number = check.seconds(value)
+    except ValueError:
+        number = 0.0
+    if not 0 < number <= 1:
+        raise ValueError("a number above 0 and at most 1")
+    return number
+
+
 def memory_size(value: object) -> int:
     """Validate a number of bytes, or a text such as 512M. K, M and G are powers of 1024."""
     match = None if isinstance(value, bool) else _SIZE.fullmatch(str(value).strip())
@@ -50,6 +65,28 @@ def memory_size(value: object) -> int:
     if size and size < _SMALLEST_WORKER:  # 512 is meant to be megabytes, and would recycle every worker at once
         raise ValueError("0, or a size of at least 1M, such as 512M or 2G; a plain number is bytes")
     return size
+
+
+def bind_address(value: object) -> str:
+    """Validate the address of the admin endpoint."""
+    given = str(value)
+    if given:
+        parse_address(given)
+    return given
+
+
+def token(value: object) -> check.Secret:
+    """Validate a token as a header can carry it (RFC 6750 §2.1)."""
+    if value == "" or (isinstance(value, str) and _TOKEN.fullmatch(value)):
+        return check.Secret(value)
+    raise ValueError("at least 16 letters, digits and any of -._~+/, such as `openssl rand -hex 32` gives")
+
+
+def text(value: object) -> str:
+    """Validate a text."""
+    if isinstance(value, str):
+        return value
+    raise ValueError("a string")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -113,10 +150,92 @@ class SupervisorSettings:
         "right depends on the application.",
     )
 
+    min_workers: int = declare(
+        1,
+        positive_count,
+        Flag("--min-workers", "WORKERS"),
+        "Fewest workers that the autoscaler keeps; see `max_workers`.",
+    )
+    max_workers: int = declare(
+        0,
+        check.count,
+        Flag("--max-workers", "WORKERS"),
+        "Most workers. Turns the autoscaler on: the number of workers follows the load, from `workers` at the start. "
+        "0 leaves it as it is.",
+    )
+    target_utilisation: float = declare(
+        0.8,
+        share,
+        Flag("--target-utilisation", "SHARE"),
+        "How busy the workers' event loops shall be. Above 0.8 requests begin to wait for one another; less keeps "
+        "more in hand for what comes suddenly.",
+    )
+    scale_up_window: float = declare(
+        3.0,
+        positive_seconds,
+        Flag("--scale-up-window", "SECONDS"),
+        "Time over which the load is measured before workers are added: one look is chance.",
+    )
+    scale_down_window: float = declare(
+        45.0,
+        positive_seconds,
+        Flag("--scale-down-window", "SECONDS"),
+        "Fewer workers must have been enough for this long before one goes. A load that comes back sooner finds them "
+        "all; when it did so later, the wait doubles, up to eight times.",
+    )
+    scale_up_step: int = declare(
+        4,
+        positive_count,
+        Flag("--scale-up-step", "WORKERS"),
+        "Most workers that are added at once; as many as there are may be added in any case.",
+    )
+    admin_bind: str = declare(
+        "",
+        bind_address,
+        Flag("--admin-bind", "ADDRESS"),
+        "Address of the admin endpoint: probes, metrics, dashboard; `127.0.0.1:9100`, `[::1]:9100` or `unix:PATH`. Any "
+        "other needs a token. Empty: there is none. See metrics.md.",
+    )
+    admin_token: str = declare(
+        "",
+        token,
+        Flag("--admin-token", "TOKEN"),
+        "What clients of the admin endpoint must know, and commands in any case. Other users can see a command line: "
+        "better in `admin_token_file`, or in the environment as `OUTRIDER_ADMIN_TOKEN`.",
+    )
+    admin_token_file: str = declare(
+        "",
+        text,
+        Flag("--admin-token-file", "FILE"),
+        "A file that holds the token alone. A reload reads it again.",
+    )
+
     @classmethod
     def from_gunicorn(cls, cfg: Any) -> SupervisorSettings:
         """Take the values from a gunicorn `Config`, which has validated them."""
         return cls(**{name: getattr(cfg, name) for name in _FIELDS})
+
+    def starting_workers(self, workers: int) -> int:
+        """How many workers to start with, where `workers` are configured; 1, the default, means no more than needed.
+
+        Raises:
+            ConfigurationError: the limits of the autoscaler contradict each other, or that number.
+        """
+        least, most = self.min_workers, self.max_workers
+        if not most:
+            if least != 1:
+                raise ConfigurationError(
+                    f"min_workers is {least}, but must be 1 without max_workers, which turns it on"
+                )
+            return workers
+        if least > most:
+            raise ConfigurationError(f"min_workers is {least}, but must be at most max_workers, which is {most}")
+        if workers == 1:
+            return least
+        if not least <= workers <= most:
+            limits = f"min_workers and max_workers: {least} to {most}"
+            raise ConfigurationError(f"workers is {workers}, but must be between {limits}")
+        return workers
 
 
 _FIELDS: dict[str, dataclasses.Field[Any]] = {field.name: field for field in dataclasses.fields(SupervisorSettings)}
@@ -132,7 +251,7 @@ def refuse_variables(environ: Mapping[str, str]) -> None:
     """
     for name, field in _FIELDS.items():
         variable = ENVIRONMENT_PREFIX + name.upper()
-        if variable in environ:
+        if variable in environ and variable != TOKEN_VARIABLE:
             raise ConfigurationError(
                 f"the environment variable {variable} is not read: give {name} in gunicorn.conf.py, or "
                 f"{field.metadata['flag'].name} on the command line or in GUNICORN_CMD_ARGS"

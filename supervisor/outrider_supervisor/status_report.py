@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import cast
 
 from outrider.scoreboard import RowSnapshot
 from outrider_supervisor.generation import Generation, Worker
 from outrider_supervisor.machine import Machine
+from outrider_supervisor.rates import Rates, milliseconds
 from outrider_supervisor.status import (
     STATUS_VERSION,
+    AutoscalerStatus,
     BackoffStatus,
     EventStatus,
     GenerationStatus,
     OperationStatus,
+    RatesStatus,
+    ReloadsStatus,
+    StallStatus,
     Status,
     WorkerStatus,
 )
+from outrider_supervisor.tally import Tally
+
+NO_RATES: RatesStatus = {
+    "requests_per_second": None,
+    "errors_per_second": None,
+    "p50_ms": None,
+    "p99_ms": None,
+    "in_flight": 0,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +54,9 @@ class Usage:
     busy: float | None = None
     memory_bytes: int | None = None
     memory_kind: str | None = None
-    last_dump: float | None = None
-    """Unix time."""
+    cpu_seconds: float | None = None
+    """Processor time since its start."""
+    resident_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +70,18 @@ class Facts:
     """Monotonic time of its first start."""
     addresses: tuple[str, ...]
     """As people write them, such as 127.0.0.1:8000."""
+    admin_addresses: tuple[str, ...] = ()
     master_pids: Mapping[int, int] = field(default_factory=dict)
     """By generation."""
     operation_since: float | None = None
     progress: str = ""
+    dumped_at: Mapping[int, float] = field(default_factory=dict)
+    """Unix times by process id."""
+    tally: Tally = field(default_factory=Tally)
+    rates: RatesStatus = field(default_factory=lambda: NO_RATES)
+    worker_rates: Mapping[int, Rates] = field(default_factory=dict)
+    """By process id."""
+    stalls: Sequence[StallStatus] = ()
 
 
 def build_status(
@@ -70,6 +94,7 @@ def build_status(
 ) -> Status:
     """The status of this moment."""
     by_pid = {row.pid: row for row in rows}
+    tally = facts.tally
     generations = [machine.fleet.generations[number] for number in sorted(machine.fleet.generations)]
     return {
         "status_version": STATUS_VERSION,
@@ -81,8 +106,14 @@ def build_status(
         "target": machine.target,
         "capacity": machine.fleet.capacity,
         "addresses": list(facts.addresses),
+        "admin_addresses": list(facts.admin_addresses),
         "operation": _operation(machine, facts, clocks),
+        "autoscaler": _autoscaler(machine),
+        "rates": facts.rates,
+        "reloads": cast("ReloadsStatus", {**tally.reloads, "last": tally.last_reload}),
+        "restarts": dict(tally.restarts),
         "generations": [_generation(each, facts, by_pid, usage, clocks) for each in generations],
+        "stalls": list(facts.stalls),
         "events": list(events),
     }
 
@@ -92,6 +123,22 @@ def _operation(machine: Machine, facts: Facts, clocks: Clocks) -> OperationStatu
         return None
     since = None if facts.operation_since is None else clocks.to_wall(facts.operation_since)
     return {"name": type(machine.operation).__name__.lower(), "since": since, "progress": facts.progress}
+
+
+def _autoscaler(machine: Machine) -> AutoscalerStatus | None:
+    current, decision = machine.current, machine.autoscaling.decision
+    if current is None or not current.service.max_workers:
+        return None
+    utilisation = decision.utilisation if decision else None
+    return {
+        "min": current.service.min_workers,
+        "max": current.service.max_workers,
+        "target": machine.target,
+        "demand": round(decision.demand, 3) if decision else None,
+        "utilisation": None if utilisation is None else round(utilisation, 3),
+        "reason": decision.reason if decision else "",
+        "vetoes": [veto.value for veto in decision.vetoes] if decision else [],
+    }
 
 
 def _generation(
@@ -110,7 +157,13 @@ def _generation(
         "since": clocks.to_wall(generation.since),
         "backoff": _backoff(generation, clocks),
         "workers": [
-            _worker(worker, rows.get(worker.pid) if reports else None, usage.get(worker.pid, Usage()), clocks)
+            _worker(
+                worker,
+                rows.get(worker.pid) if reports else None,
+                usage.get(worker.pid, Usage()),
+                facts,
+                clocks,
+            )
             for worker in oldest_first
         ],
     }
@@ -122,7 +175,8 @@ def _backoff(generation: Generation, clocks: Clocks) -> BackoffStatus | None:
     return {"failures": generation.failures, "until": clocks.to_wall(generation.retry_at)}
 
 
-def _worker(worker: Worker, row: RowSnapshot | None, usage: Usage, clocks: Clocks) -> WorkerStatus:
+def _worker(worker: Worker, row: RowSnapshot | None, usage: Usage, facts: Facts, clocks: Clocks) -> WorkerStatus:
+    rates = facts.worker_rates.get(worker.pid)
     return {
         "pid": worker.pid,
         "state": worker.state.value,
@@ -138,5 +192,7 @@ def _worker(worker: Worker, row: RowSnapshot | None, usage: Usage, clocks: Clock
         "memory_bytes": usage.memory_bytes,
         "memory_kind": usage.memory_kind,
         "heartbeat_age": round(max(0.0, clocks.monotonic - row.heartbeat / 1e9), 3) if row else None,
-        "last_dump": usage.last_dump,
+        "last_dump": facts.dumped_at.get(worker.pid),
+        "requests_per_second": round(rates.requests, 2) if rates else None,
+        "p99_ms": milliseconds(rates.p99) if rates else None,
     }

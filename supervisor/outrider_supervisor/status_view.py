@@ -6,7 +6,14 @@ import textwrap
 import time
 
 from outrider_supervisor.counting import count
-from outrider_supervisor.status import EventStatus, GenerationStatus, Status, WorkerStatus
+from outrider_supervisor.status import (
+    AutoscalerStatus,
+    EventStatus,
+    GenerationStatus,
+    StallStatus,
+    Status,
+    WorkerStatus,
+)
 from outrider_supervisor.text_format import (
     format_count,
     format_duration,
@@ -18,6 +25,7 @@ from outrider_supervisor.text_format import (
 
 WIDTH = 80
 MOST_EVENTS = 5
+MOST_STALLS = 5
 _EVENT_LINES = 3
 _DAY = 86400
 
@@ -50,6 +58,11 @@ def render_status(status: Status, now: float, *, colour: bool = False) -> str:
         lines.append(_row(tuple(heading for heading, _, _ in _COLUMNS)))
         for generation in status["generations"]:
             lines += _generation(generation, now)
+    stalls = status.get("stalls")  # a supervisor that was started earlier may know nothing of them
+    if stalls:
+        lines += ["", "Blocked event loops"]
+        for stall in stalls[:MOST_STALLS]:
+            lines += _stall(stall, now)
     if status["events"]:
         lines += ["", "Latest events"]
         for event in status["events"][-MOST_EVENTS:]:
@@ -70,7 +83,16 @@ def _head(status: Status, now: float, colour: bool) -> list[str]:
         age = "" if operation["since"] is None else f" for {format_duration(now - operation['since'])}"
         progress = f": {operation['progress']}" if operation["progress"] else ""
         lines += _wrapped(f"{operation['name']} under way{age}{progress}", "")
-    return lines
+    return lines + _autoscaler(status.get("autoscaler"))  # a supervisor that was started earlier may know nothing of it
+
+
+def _autoscaler(autoscaler: AutoscalerStatus | None) -> list[str]:
+    """A line for what decides on the number of workers."""
+    if autoscaler is None:
+        return []
+    limits = f"autoscaler: {autoscaler['min']} to {count(autoscaler['max'], 'worker')}"
+    vetoes = f"; held by: {', '.join(autoscaler['vetoes'])}" if autoscaler["vetoes"] else ""
+    return _wrapped(f"{limits}, {autoscaler['reason'] or 'nothing measured yet'}{vetoes}", "")
 
 
 def _generation(generation: GenerationStatus, now: float) -> list[str]:
@@ -111,11 +133,21 @@ def _row(cells: tuple[str, ...]) -> str:
     ).rstrip()
 
 
+def _stall(stall: StallStatus, now: float) -> list[str]:
+    longest = "" if stall["count"] == 1 else f", longest {stall['longest']:.1f} s"
+    took = f"{count(stall['count'], 'time')}, {stall['seconds']:.1f} s{longest}, worker {stall['worker']}"
+    where = f"{stall['frame']}, in {stall['hangs_in']}" if stall["hangs_in"] else stall["frame"]
+    return _wrapped(f"{_clock(stall['last'], now)}  {took}: {where}", " " * 10)
+
+
 def _event(event: EventStatus, now: float) -> list[str]:
-    clock = "%H:%M:%S" if now - event["at"] < _DAY else "%m-%d %H:%M"
     level = "" if event["level"] == "info" else f"{event['level']}: "
     sentence = event["text"].strip().partition("\n")[0]  # and perhaps a traceback, which is in the log
-    return _wrapped(f"{time.strftime(clock, time.localtime(event['at']))}  {level}{sentence}", " " * 10)
+    return _wrapped(f"{_clock(event['at'], now)}  {level}{sentence}", " " * 10)
+
+
+def _clock(moment: float, now: float) -> str:
+    return time.strftime("%H:%M:%S" if now - moment < _DAY else "%m-%d %H:%M", time.localtime(moment))
 
 
 def _wrapped(text: str, indent: str) -> list[str]:

@@ -60,19 +60,29 @@ class Succession:
         """Start the generation that shall take the place of the old one."""
         generation = self._fleet.make(service, now)
         self.rollout = Rollout(old, generation, canary, self.target, now)
-        self.target = self.scaled_to or service.workers
+        self.target = self._first_number(service)
         generation.target = self.rollout.first_target(self.target)
         self._outbox.log(Level.INFO, f"generation {generation.number}: starting", self._agenda.asker)
         self._fleet.start_master(generation)
+
+    def _first_number(self, service: Service) -> int:
+        """How many workers another generation has: what the autoscaler has found stays, within its new limits."""
+        if service.max_workers:
+            return min(max(self.target, service.min_workers), service.max_workers)
+        return self.scaled_to or service.workers
 
     def give_up_rollout(self) -> None:
         """The service ends: nothing takes the place of anything any more."""
         self.rollout = None
 
     def scale(self, current: Generation, workers: int) -> None:
-        """Have another number of workers."""
+        """Have another number of workers, because somebody asked for it."""
         self._outbox.log(Level.INFO, f"scaling from {self.target} to {workers} workers")
         self.target = self.scaled_to = current.target = workers
+
+    def resize(self, current: Generation, workers: int) -> None:
+        """Have another number of workers, because the load asks for it."""
+        self.target = current.target = workers
 
     def is_recovery_due(self, now: float) -> bool:
         """Whether another generation is to be started because nobody looks after the current one.
@@ -165,6 +175,7 @@ class Succession:
     def _commit(self, rollout: Rollout, now: float, failure: str = "") -> None:
         """The new generation takes over, after a `failure` for want of another one."""
         new, old = rollout.new, rollout.old
+        rollout.failure = failure
         self.rollout = None
         self._recovery_pause = 0.0
         self._health.forget_crashes()

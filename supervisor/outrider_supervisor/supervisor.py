@@ -16,30 +16,36 @@ import setproctitle
 from outrider import __version__
 from outrider.scoreboard import Scoreboard, WorkerState
 from outrider_supervisor import control_commands as commands
-from outrider_supervisor import events, paths
+from outrider_supervisor import events, exposition, paths
 from outrider_supervisor.actions import Action, Code, Level, Progress
+from outrider_supervisor.admin import Admin
 from outrider_supervisor.control import ControlServer
 from outrider_supervisor.control_app import ControlApp
 from outrider_supervisor.counting import count
+from outrider_supervisor.dumps import Dumps
+from outrider_supervisor.event_feed import EventFeed
 from outrider_supervisor.events import Event
+from outrider_supervisor.history import HistoryStatus
 from outrider_supervisor.journal import Journal
 from outrider_supervisor.listeners import START_PATIENCE, Listeners
 from outrider_supervisor.machine import Machine
 from outrider_supervisor.messages import MasterFailed, ReopenLogs, WorkerExited, WorkerReady, WorkerSpawned
+from outrider_supervisor.metrics import Snapshot
 from outrider_supervisor.notify import Notifier
 from outrider_supervisor.operations import Operation, Outcome
 from outrider_supervisor.processes import become_subreaper
 from outrider_supervisor.report_inbox import ReportInbox
 from outrider_supervisor.reports import Report
 from outrider_supervisor.seam import Seam
-from outrider_supervisor.status_report import Clocks, Facts, Usage, build_status
+from outrider_supervisor.stalls import Stalls
+from outrider_supervisor.status import Status
+from outrider_supervisor.status_report import Clocks, Facts, build_status
+from outrider_supervisor.tally import Tally
 from outrider_supervisor.worker_watch import parent_of
 
 CALM_TICK = 1.0
 BUSY_TICK = 0.1
 """Seconds between looks at the scoreboard: with nothing under way, and during a change."""
-DUMP_PATIENCE = 5.0
-"""Seconds in which a worker answers a request for its stacks."""
 HANDLED_SIGNALS = (
     *(signal.SIGHUP, signal.SIGTTIN, signal.SIGTTOU, signal.SIGUSR1, signal.SIGUSR2, signal.SIGWINCH),
     *(signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGCHLD),
@@ -60,17 +66,20 @@ class Supervisor:
         self.name = ""
         self._events: deque[Event] = deque()
         self._is_dispatching = False
-        self._dumps: dict[int, Operation] = {}
-        self._dumped_at: dict[int, float] = {}
+        self.stalls = Stalls()
+        self.dumps = Dumps(self.loop)
+        self.tally = Tally()
         self._next_operation = 0
         self._terms = 0
         self._progress = ""
         self._operation_since = 0.0
         self._title = ""
         self._told = ""
+        self.feed = EventFeed(journal, self.status)
         self._timer: asyncio.TimerHandle | None = None
         notifier = Notifier.from_environment(environ, os.getpid())
         self.seam = Seam(argv, environ, journal, Listeners(self.warn), notifier, self.enqueue)
+        self.seam.admin = Admin(self, self.feed, journal)
         self.control_server: ControlServer
         self._opened = contextlib.AsyncExitStack()
 
@@ -87,7 +96,7 @@ class Supervisor:
         lost = seam.listeners.adopt(seam.environ)
         service = await seam.read_service()
         self.name = service.name
-        self.journal.configure(service.errorlog, service.loglevel)
+        self.journal.configure(service.errorlog, service.loglevel, service.log_format)
         for name in lost:
             seam.notifier.forget(name)
         for note in (
@@ -99,8 +108,9 @@ class Supervisor:
         Scoreboard.create_in(descriptor)
         seam.open_shared(descriptor, ReportInbox(self.loop, self.note_report))
         directory = paths.directories(seam.environ, os.geteuid())[0]
-        await self.open_control(ControlServer(directory, self.name, ControlApp(self), self.journal.logger))
+        await self.open_control(ControlServer(directory, self.name, ControlApp(self, self.feed), self.journal.logger))
         seam.pidfile.place(service.pidfile)
+        await seam.admin.open(service, START_PATIENCE)
         await seam.open_listeners(service, START_PATIENCE)
         where = ", ".join(seam.listeners.descriptions())
         self._log(
@@ -179,6 +189,7 @@ class Supervisor:
         """Give back what was opened."""
         if self._timer is not None:
             self._timer.cancel()
+        await self.seam.admin.close()
         await self._opened.aclose()
         self.seam.listeners.close_all()
         await self.seam.close()
@@ -212,7 +223,9 @@ class Supervisor:
         actions: Sequence[Action] = ()
         try:
             self._prepare(event)
+            self.tally.look_before(event, self.machine)
             actions = self.machine.handle(event, time.monotonic())
+            self.tally.look_after(event, self.machine, time.monotonic(), time.time())
         except Exception:
             self.journal.logger.exception("the supervisor goes on after an event that it could not handle: %r", event)
         if self.machine.operation is not before:
@@ -232,8 +245,7 @@ class Supervisor:
             case events.FromGeneration(_, WorkerExited(pid)) | events.WorkerGone(pid):
                 self.seam.reports.read()
                 self.seam.reports.forget(pid)
-                self._end_dump(pid, "the worker has ended")
-                self._dumped_at.pop(pid, None)
+                self.dumps.forget(pid)
             case events.FromGeneration(number, MasterFailed(_, details)) if details:
                 self.journal.keep_report(self.seam.master_pids.get(number, 0), details)
             case events.MasterExited(number):
@@ -267,7 +279,11 @@ class Supervisor:
         self._timer = self.loop.call_later(CALM_TICK if is_calm else BUSY_TICK, self._tick)
         if self.seam.notifier.watchdog is not None:
             self.seam.notifier.keep_alive()
-        self.enqueue(events.Observed(self.seam.sampler.sample(machine.fleet.generations.values(), time.monotonic())))
+        now = time.monotonic()
+        backlog = self.seam.listeners.backlog()
+        self.seam.telemetry.look(machine, backlog, now, time.time())
+        samples = self.seam.sampler.sample(machine.fleet.generations.values(), now)
+        self.enqueue(events.Observed(samples, self.seam.load_meter.measure(machine.current, samples, backlog, now)))
 
     def _reopen_logs(self) -> None:
         self.journal.reopen()
@@ -277,15 +293,12 @@ class Supervisor:
 
     def note_report(self, report: Report) -> None:
         self.journal.keep_report(report.pid, report.text)
+        if report.report == "stall":
+            self.stalls.note(report.pid, report.data, time.time())
         if report.report == "dump":
-            self._dumped_at[report.pid] = time.time()
-            operation = self._dumps.pop(report.pid, None)
-            if operation is None:  # nobody asked: it was aborted, and `status` shows where it hung
+            was_asked = self.dumps.take(report.pid, report.text)
+            if not was_asked:  # it was aborted, and `status` shows where it hung
                 self.journal.remember(Level.ERROR, report.text)
-            else:
-                operation.finish(
-                    Outcome(ok=True, code=Code.DONE.value, message=f"worker {report.pid}", details=report.text)
-                )
 
     def _log(self, text: str) -> None:
         self.journal.write(Level.INFO, text)
@@ -319,7 +332,7 @@ class Supervisor:
             return operation
         match command:
             case commands.Dump(pid):
-                self._dump(pid, operation)
+                self.dumps.ask(pid, operation, self.machine, self.seam.workers.signal)
                 return operation
         self._next_operation += 1
         number = self._next_operation
@@ -339,46 +352,56 @@ class Supervisor:
 
     def status(self) -> dict[str, Any]:
         """Handler: the state of everything."""
+        return dict(self.build_status())
+
+    def build_status(self) -> Status:
+        """The state of everything, of now; what processes use is of the last look."""
         now = time.monotonic()
         rows = self.seam.sampler.rows()
-        pids = [pid for generation in self.machine.fleet.generations.values() for pid in generation.workers]
+        telemetry = self.seam.telemetry
+        usage = telemetry.usage(self.machine, now)
         facts = Facts(
             name=self.name,
             pid=os.getpid(),
             version=__version__,
             since=self.since,
             addresses=tuple(self.seam.listeners.descriptions()),
+            admin_addresses=tuple(self.seam.admin.addresses),
             master_pids=self.seam.master_pids,
             operation_since=self._operation_since,
             progress=self._progress,
+            stalls=self.stalls.groups(),
+            dumped_at=self.dumps.moments,
+            tally=self.tally,
+            rates=telemetry.rates(sum(rows[pid].in_flight for pid in usage.keys() & rows.keys())),
+            worker_rates=telemetry.worker_rates(),
         )
-        usage: dict[int, Usage] = self.seam.sampler.usage(pids, rows, now, self._dumped_at)
-        status = build_status(self.machine, facts, rows.values(), usage, self.journal.events, Clocks(now, time.time()))
-        return dict(status)
+        return build_status(self.machine, facts, rows.values(), usage, self.journal.events, Clocks(now, time.time()))
 
-    def _dump(self, pid: int, operation: Operation) -> None:
-        generations = self.machine.fleet.generations.values()
-        owner = next((each for each in generations if pid in each.workers), None)
-        problem = ""
-        if owner is None:
-            problem = f"{pid} is no worker; `outrider status` lists them"
-        elif not owner.service.reports_state:
-            problem = f"workers of {owner.service.worker_class} can't dump their stacks"
-        elif pid in self._dumps:
-            problem = f"worker {pid} is writing its stacks already"
-        if problem:
-            operation.finish(Outcome(ok=False, code=Code.REFUSED.value, message=problem))
-            return
-        self._dumps[pid] = operation
-        self.loop.call_later(DUMP_PATIENCE, self._give_up_dump, pid, operation)
-        if not self.seam.workers.signal(pid, signal.SIGUSR2):
-            self._end_dump(pid, "the worker has ended")
+    def history(self) -> HistoryStatus:
+        """Handler: the last ten minutes."""
+        return self.seam.telemetry.history.report()
 
-    def _give_up_dump(self, pid: int, operation: Operation) -> None:
-        if self._dumps.get(pid) is operation:  # and not a later one
-            self._end_dump(pid, f"no answer within {DUMP_PATIENCE:g} s; look in its log")
+    def metrics(self, accept: str) -> tuple[bytes, str]:
+        """Handler: the metrics."""
+        telemetry = self.seam.telemetry
+        snapshot = Snapshot(
+            status=self.build_status(),
+            totals=telemetry.totals(),
+            rows=telemetry.rows(self.machine),
+            usage=telemetry.usage(self.machine, time.monotonic()),
+            cpu_seconds=telemetry.processor_time.last,
+            all_cpu_seconds=telemetry.processor_time.total,
+            tally=self.tally,
+            backlog=self.seam.listeners.backlog(),
+        )
+        return exposition.write(snapshot, accept)
 
-    def _end_dump(self, pid: int, problem: str) -> None:
-        operation = self._dumps.pop(pid, None)
-        if operation is not None:
-            operation.finish(Outcome(ok=False, code=Code.FAILED.value, message=f"worker {pid}: {problem}"))
+    def unreadiness(self) -> str:
+        """Handler: why no requests should be sent here, or nothing."""
+        machine = self.machine
+        if machine.current is None or machine.is_stopping:
+            return machine.state
+        least = min(machine.current.service.min_workers, machine.target)
+        capacity = machine.fleet.capacity
+        return "" if capacity >= least else f"{capacity} of {count(least, 'worker')} ready"

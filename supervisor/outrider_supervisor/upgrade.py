@@ -6,6 +6,7 @@ then this process becomes the new one by execve(2). Signals wait meanwhile: they
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -57,6 +58,16 @@ _MACHINE = {
     "scaled_to": int | None,
     "waiting": [dict],
     "replacing": [int],
+    "autoscaling": {
+        "generation": int,
+        "history": {
+            "since": float | None,
+            "moments": [list],
+            "enough": [list],
+            "shrunk_at": float | None,
+            "patience": int,
+        },
+    },
 }
 _STATE = {
     "argv": [str],
@@ -67,9 +78,18 @@ _STATE = {
     "machine": _MACHINE,
     "masters": [{"number": int, "pid": int, "channel": int}],
     "listeners": {"adopted": [int], "open": [_LISTENER]},
+    "admin": [{"bind": str, "descriptor": int, "path": str, "identity": list | None, "backlog": int}],
     "control": {"directory": str, "managed": bool, "name": str, "descriptor": int, "identity": list | None},
+    "tally": {"restarts": dict, "reloads": dict, "reload_seconds": dict, "target_changes": dict},
+    "telemetry": {"history": {"pool": [dict], "workers": dict}, "processor_time": {"gone": float, "last": dict}},
     "pidfile": str | None,
-    "log": {"errorlog": str, "loglevel": str, "events": [{"at": float, "level": str, "text": str}]},
+    "log": {
+        "errorlog": str,
+        "loglevel": str,
+        "log_format": str,
+        "events": [{"at": float, "level": str, "text": str}],
+        "recorded": int,
+    },
 }
 """What `resume` reads: lists of one shape, objects with at least these fields, and types as JSON has them."""
 
@@ -137,7 +157,7 @@ async def _hand_over(supervisor: Supervisor, state: int) -> None:
     supervisor.finish_upgrade()
     supervisor.is_replaced = True
     try:
-        await supervisor.control_server.suspend()
+        await asyncio.gather(supervisor.seam.admin.suspend(), supervisor.control_server.suspend())
         signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED_SIGNALS)
         if not supervisor.machine.is_stopping:
             _write(state, save(supervisor))  # as it is now
@@ -147,6 +167,7 @@ async def _hand_over(supervisor: Supervisor, state: int) -> None:
         supervisor.is_replaced = False
         if not supervisor.seam.ended.done():
             await supervisor.control_server.start()
+            supervisor.seam.admin.go_on()
 
 
 def _fail(supervisor: Supervisor, complaint: str) -> None:
@@ -173,8 +194,12 @@ def save(supervisor: Supervisor) -> dict[str, Any]:
         "reports": [end.fileno() for end in seam.reports.pair],
         "listeners": seam.listeners.to_state(),
         "control": supervisor.control_server.to_state(),
+        "admin": seam.admin.to_state(),
+        "tally": supervisor.tally.to_state(),
+        "telemetry": seam.telemetry.to_state(),
         "pidfile": seam.pidfile.path,
         "log": seam.journal.to_state(),
+        "stalls": supervisor.stalls.groups(),
     }
 
 
@@ -182,6 +207,7 @@ async def resume(supervisor: Supervisor, state: dict[str, Any]) -> None:
     """Go on where `state` was saved."""
     journal = supervisor.journal
     journal.take_state(state["log"])
+    supervisor.stalls.take_state(state.get("stalls"))  # a supervisor that was started earlier may know nothing of them
     supervisor.name, supervisor.since = state["name"], state["since"]
     supervisor.machine = load_machine(state["machine"])
     seam, loop = supervisor.seam, supervisor.loop
@@ -190,7 +216,12 @@ async def resume(supervisor: Supervisor, state: dict[str, Any]) -> None:
     ours, theirs = (_socket(each) for each in state["reports"])
     os.set_inheritable(state["scoreboard"], False)
     seam.open_shared(state["scoreboard"], ReportInbox(loop, supervisor.note_report, (ours, theirs)))
-    await supervisor.open_control(ControlServer.from_state(state["control"], ControlApp(supervisor), journal.logger))
+    app = ControlApp(supervisor, supervisor.feed)
+    await supervisor.open_control(ControlServer.from_state(state["control"], app, journal.logger))
+    current = supervisor.machine.current
+    seam.admin.take_state(state["admin"], current.service.admin_token if current is not None else "")
+    supervisor.tally.take_state(state["tally"])
+    seam.telemetry.take_state(state["telemetry"])
     for each in state["masters"]:
         process = seam.children.adopt(each["pid"])
         seam.adopt_master(Master(each["number"], process, _socket(each["channel"]), loop, supervisor.enqueue))
@@ -223,6 +254,7 @@ def _become_new(supervisor: Supervisor, state: int) -> NoReturn:
         *(end.fileno() for end in seam.reports.pair),
         *(master.channel.fileno() for master in _living(seam)),
     ]
+    supervisor.journal.flush()  # no thread lives on
     try:
         _keep_over_exec(supervisor, descriptors, keep=True)
         os.execve(  # noqa: S606  # our own program
@@ -237,6 +269,7 @@ def _become_new(supervisor: Supervisor, state: int) -> NoReturn:
 def _keep_over_exec(supervisor: Supervisor, descriptors: Iterable[int], *, keep: bool) -> None:
     supervisor.seam.listeners.set_inheritable(keep)
     supervisor.control_server.set_inheritable(keep)
+    supervisor.seam.admin.set_inheritable(keep)
     for descriptor in descriptors:
         os.set_inheritable(descriptor, keep)
 

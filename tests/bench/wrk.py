@@ -26,6 +26,8 @@ done = function(summary, latency, requests)
     errors.connect, errors.read, errors.write, errors.status, errors.timeout))
 end
 """
+DONE = _DONE % MARK
+"""What a script must have for `parse` to find a result."""
 
 _PIPELINE = """
 init = function(args)
@@ -60,7 +62,7 @@ def script(load: Load) -> str:
         lines.append(f"wrk.body = {json.dumps(load.body.decode('ascii'))}")
     if load.pipeline > 1:
         lines.append(_PIPELINE % load.pipeline)
-    return "\n".join(lines) + _DONE % MARK
+    return "\n".join(lines) + DONE
 
 
 def parse(output: str) -> Result:

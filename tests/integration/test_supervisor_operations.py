@@ -234,6 +234,10 @@ def test_stuck_worker_is_dumped_and_replaced(supervise: Supervise) -> None:
         server.wait_until_gone(stuck, 10.0)
     server.wait_until_settled(1, generation=1)
     assert any(f"worker {stuck}" in event["text"] for event in server.status()["events"])
+    (stall,) = server.status()["stalls"]
+    assert "hold_loop_in_system_call" in stall["frame"]
+    assert (stall["count"], stall["worker"]) == (1, stuck)
+    assert "1 time, " in server.command("status").check()
 
 
 # upgrade

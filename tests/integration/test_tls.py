@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pwd
 import shutil
+import signal
 import socket
 import ssl
 from pathlib import Path
@@ -139,6 +140,24 @@ def test_changed_certificate_is_used_without_losing_a_connection(
     link(live, (pairs["first"][0], pairs["second"][1]))
     server.until_log("A changed certificate can't be used: keyfile '.*' is not the key of the certificate", 15.0)
     assert server.get("/").json() == answer
+
+
+def test_worker_that_is_started_halfway_through_a_renewal_serves(
+    serve: Serve, authority: Authority, pairs: dict[str, Pair], tmp_path: Path
+) -> None:
+    link(tmp_path, pairs["first"])
+    options = ("--certfile", str(tmp_path / "live.crt"), "--keyfile", str(tmp_path / "live.key"))
+    server = serve("tlsapp:app", *options, workers=0, files={"tlsapp.py": APP})
+    server.tls = authority.client_context()
+    server.wait_until_ready()
+    (before,) = server.workers()
+    link(tmp_path, (pairs["second"][0], pairs["first"][1]))
+    server.signal(signal.SIGTERM, before)
+    server.until(lambda: server.workers() not in ([], [before]), what="another worker")
+    assert server.get("/").json()["tls"]["server_cert"] == pem(pairs["first"])
+    server.until_log("is not the key of .* This worker begins with what could be read when its master started")
+    link(tmp_path, pairs["second"])
+    server.until(lambda: shown_by(server) == pem(pairs["second"]), 15.0)
 
 
 def test_key_that_the_worker_may_not_read_any_more_is_told(authority: Authority, pairs: dict[str, Pair]) -> None:

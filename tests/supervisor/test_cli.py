@@ -128,7 +128,7 @@ def test_wrong_command_line_is_a_usage_error(
     "argv,usage,complaint",
     [
         ("statsu", "outrider [", "there is no command 'statsu'; did you mean status?"),
-        ("fly", "outrider [", "there is no command 'fly'; there are run, check, status, reload, stop, "),
+        ("fly", "outrider [", "there is no command 'fly'; there are run, check, status, top, reload, "),
         ("status --jsno", "outrider status [", "unrecognized arguments: --jsno"),
         ("scale 3 4", "outrider scale [", "unrecognized arguments: 4"),
         ("reload --name .x", "outrider reload [", "a leading dot and control characters are not allowed"),
@@ -150,7 +150,7 @@ def test_help_lists_commands_and_exit_statuses(capsys: pytest.CaptureFixture[str
     text = capsys.readouterr().out
     assert caught.value.code == 0
     assert re.findall(r"^    (\w+) ", text, re.MULTILINE) == [
-        "run", "check", "status", "reload", "stop", "scale", "recycle", "dump", "upgrade",
+        "run", "check", "status", "top", "reload", "stop", "scale", "recycle", "dump", "upgrade",
     ]  # fmt: skip
     assert re.findall(r"^  (\d+)  ", text, re.MULTILINE) == [str(int(status)) for status in cli.Exit]
     assert max(map(len, text.splitlines())) <= 80
@@ -389,3 +389,43 @@ def test_run_hands_the_arguments_to_the_supervisor(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(supervisor, "run", run)
     assert cli.main(["run", "-w", "2", "app:app", "--", "-h"]) == 7
     assert seen == [["-w", "2", "app:app", "--", "-h"]]
+
+
+# top
+
+
+@pytest.mark.usefixtures("client")
+def test_top_says_how_to_get_what_draws_it(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    class Finder:
+        """Finds no textual, as where it is not installed."""
+
+        @staticmethod
+        def find_spec(name: str, *_: object) -> None:
+            if name == "textual":
+                raise ModuleNotFoundError("No module named 'textual'", name=name)
+
+    for name in [each for each in sys.modules if each.startswith("textual") or each == "outrider_supervisor.top"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(sys, "meta_path", [Finder, *sys.meta_path])
+    assert cli.main(["top"]) == cli.Exit.FAILED
+    assert "pip install 'outrider[top]'" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("client")
+def test_top_needs_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["top"]) == cli.Exit.FAILED
+    assert "top needs a terminal" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("client")
+def test_top_is_shown_where_there_is_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[object] = []
+
+    def run(top: object) -> None:
+        shown.append(top)
+
+    monkeypatch.setattr(sys, "stdin", Terminal())
+    monkeypatch.setattr(sys, "stdout", Terminal())
+    monkeypatch.setattr("outrider_supervisor.top.Top.run", run)
+    assert cli.main(["top"]) == cli.Exit.DONE
+    assert len(shown) == 1

@@ -18,8 +18,9 @@ from outrider.errors import ConfigurationError
 from outrider.server import Server
 from outrider_supervisor import control
 from outrider_supervisor.client import ControlClient
-from outrider_supervisor.control import MOST_WAITING, ControlServer
+from outrider_supervisor.control import ControlServer
 from outrider_supervisor.control_commands import Reload
+from outrider_supervisor.embedded_server import MOST_WAITING
 from outrider_supervisor.operations import Outcome
 from outrider_testing.control_stage import PATIENCE, ControlStage, ask, run_control, until
 from outrider_testing.fakes import FakeLog
@@ -226,6 +227,8 @@ import asyncio, json, logging, os, socket, sys
 from pathlib import Path
 from outrider_supervisor.control import ControlServer
 from outrider_supervisor.control_app import ControlApp
+from outrider_supervisor.event_feed import EventFeed
+from outrider_supervisor.journal import Journal
 from outrider_supervisor.listeners import Listeners
 from outrider_supervisor.paths import Directory
 from outrider_testing.services import make_service
@@ -236,7 +239,8 @@ class Supervisor:
 
 async def main():
     global port
-    app, log = ControlApp(Supervisor()), logging.getLogger()
+    supervisor = Supervisor()
+    app, log = ControlApp(supervisor, EventFeed(Journal(), supervisor.status)), logging.getLogger()
     if "STATE" in os.environ:
         state = json.loads(os.environ["STATE"])
         listeners = Listeners.from_state(state["listeners"], print)

@@ -8,37 +8,27 @@ from typing import Any
 
 import pytest
 
-from outrider_supervisor import control_app
-from outrider_supervisor.control_app import MOST_BODY, ControlApp
-from outrider_supervisor.control_commands import Command, Recycle, Reload
-from outrider_supervisor.operations import Operation, Outcome
+from outrider_supervisor import asgi_answers
+from outrider_supervisor.asgi_answers import MOST_BODY
+from outrider_supervisor.control_app import ControlApp
+from outrider_supervisor.control_commands import Recycle, Reload
+from outrider_supervisor.event_feed import EventFeed
+from outrider_supervisor.journal import Journal
+from outrider_supervisor.operations import Outcome
+from outrider_testing.control_stage import FakeHandler
 
 COMMANDS = ("dump", "recycle", "reload", "scale", "stop", "upgrade")
-
-
-class Supervisor:
-    """Takes commands and leaves their operations to the test."""
-
-    def __init__(self) -> None:
-        self.commands: list[Command] = []
-        self.operation = Operation()
-
-    def status(self) -> dict[str, Any]:
-        return {"name": "shop"}
-
-    def submit(self, command: Command) -> Operation:
-        self.commands.append(command)
-        return self.operation
 
 
 class Exchange:
     """One request to the application."""
 
-    def __init__(self, supervisor: Supervisor, method: str, path: str, *body: bytes) -> None:
+    def __init__(self, supervisor: FakeHandler, method: str, path: str, *body: bytes) -> None:
         self.sent: list[Any] = []
         self._body = list(body) or [b""]
         scope = {"type": "http", "method": method, "path": path}
-        self.call = ControlApp(supervisor)(scope, self._receive, self._send)
+        self._app = ControlApp(supervisor, EventFeed(Journal(), supervisor.status))
+        self._scope = scope
 
     async def _receive(self) -> Any:
         if not self._body:
@@ -54,7 +44,7 @@ class Exchange:
         return self
 
     async def _run(self) -> None:
-        await self.call
+        await self._app(self._scope, self._receive, self._send)
 
     @property
     def status(self) -> int:
@@ -76,19 +66,19 @@ class Exchange:
 
 
 @pytest.fixture
-def supervisor() -> Supervisor:
-    return Supervisor()
+def supervisor() -> FakeHandler:
+    return FakeHandler()
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
-def test_status_is_json(supervisor: Supervisor, method: str) -> None:
+def test_status_is_json(supervisor: FakeHandler, method: str) -> None:
     exchange = Exchange(supervisor, method, "/v1/status").run()
     assert exchange.status == 200
-    assert exchange.headers == {b"content-type": b"application/json", b"content-length": b"17"}
-    assert json.loads(exchange.body) == {"name": "shop"}
+    assert exchange.headers == {b"content-type": b"application/json", b"content-length": b"%d" % len(exchange.body)}
+    assert json.loads(exchange.body) == supervisor.status()
 
 
-def test_command_is_answered_line_by_line_as_it_goes(supervisor: Supervisor) -> None:
+def test_command_is_answered_line_by_line_as_it_goes(supervisor: FakeHandler) -> None:
     async def scenario() -> None:
         exchange = Exchange(supervisor, "POST", "/v1/reload", b'{"canary"', b": false}")
         call = asyncio.ensure_future(exchange._run())
@@ -116,8 +106,8 @@ def test_command_is_answered_line_by_line_as_it_goes(supervisor: Supervisor) -> 
     asyncio.run(scenario())
 
 
-def test_client_is_told_that_the_supervisor_is_alive(supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(control_app, "ALIVE_PERIOD", 0.001)
+def test_client_is_told_that_the_supervisor_is_alive(supervisor: FakeHandler, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(asgi_answers, "ALIVE_PERIOD", 0.001)
 
     async def scenario() -> None:
         exchange = Exchange(supervisor, "POST", "/v1/reload")
@@ -132,7 +122,7 @@ def test_client_is_told_that_the_supervisor_is_alive(supervisor: Supervisor, mon
     asyncio.run(scenario())
 
 
-def test_client_that_goes_away_does_not_cancel_the_operation(supervisor: Supervisor) -> None:
+def test_client_that_goes_away_does_not_cancel_the_operation(supervisor: FakeHandler) -> None:
     async def scenario() -> None:
         exchange = Exchange(supervisor, "POST", "/v1/recycle", b'{"all": true}')
         call = asyncio.ensure_future(exchange._run())
@@ -147,14 +137,14 @@ def test_client_that_goes_away_does_not_cancel_the_operation(supervisor: Supervi
 
 
 @pytest.mark.parametrize("path", ["/", "/v1/", "/v1/restart", "/v2/status", "/status", "/v1/reload/"])
-def test_unknown_path_is_answered_with_the_known_ones(supervisor: Supervisor, path: str) -> None:
+def test_unknown_path_is_answered_with_the_known_ones(supervisor: FakeHandler, path: str) -> None:
     exchange = Exchange(supervisor, "GET", path).run()
     assert exchange.status == 404
     assert exchange.error.startswith(f"there is no {path}; there are /v1/dump, ")
 
 
 @pytest.mark.parametrize("path, method", [("status", "POST"), *((name, "GET") for name in COMMANDS)])
-def test_wrong_method_is_answered_with_the_right_one(supervisor: Supervisor, path: str, method: str) -> None:
+def test_wrong_method_is_answered_with_the_right_one(supervisor: FakeHandler, path: str, method: str) -> None:
     exchange = Exchange(supervisor, method, f"/v1/{path}").run()
     allowed = b"GET, HEAD" if path == "status" else b"POST"
     assert exchange.status == 405
@@ -163,20 +153,20 @@ def test_wrong_method_is_answered_with_the_right_one(supervisor: Supervisor, pat
     assert supervisor.commands == []
 
 
-def test_wrong_body_is_answered_with_what_is_wrong(supervisor: Supervisor) -> None:
+def test_wrong_body_is_answered_with_what_is_wrong(supervisor: FakeHandler) -> None:
     exchange = Exchange(supervisor, "POST", "/v1/scale", b'{"workers": "many"}').run()
     assert exchange.status == 400
     assert exchange.error == 'workers is "many": it must be a whole number from 1'
     assert supervisor.commands == []
 
 
-def test_large_body_is_refused(supervisor: Supervisor) -> None:
+def test_large_body_is_refused(supervisor: FakeHandler) -> None:
     exchange = Exchange(supervisor, "POST", "/v1/reload", b" " * MOST_BODY, b" ", b"never read").run()
     assert exchange.status == 413
     assert exchange.error == "the body is larger than 65536 bytes"
 
 
-def test_request_that_breaks_off_is_no_command(supervisor: Supervisor) -> None:
+def test_request_that_breaks_off_is_no_command(supervisor: FakeHandler) -> None:
     exchange = Exchange(supervisor, "POST", "/v1/stop", b"...").run()
     assert exchange.status == 400
     assert supervisor.commands == []

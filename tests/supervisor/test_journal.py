@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import io
+import json
 import logging
 import os
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
+from outrider import log_writer
 from outrider_supervisor.actions import Level
 from outrider_supervisor.journal import KEPT_EVENTS, KEPT_PROCESSES, KEPT_REPORTS, LONGEST_REPORT, Journal
 
@@ -225,3 +228,109 @@ def test_log_on_a_full_disk_is_written_again_once_there_is_room(full_disk: Journ
 def test_log_on_a_full_disk_is_closed(full_disk: Journal) -> None:
     full_disk.close()
     assert full_disk._handler not in full_disk.logger.handlers
+
+
+# -- as JSON
+
+
+def test_lines_are_json_where_that_is_configured(journal: Journal, path: Path, stderr: io.StringIO) -> None:
+    journal.configure("-", "info", "json")
+    journal.write(Level.WARNING, 'degraded: "1" of 2')
+    journal.configure(str(path), "info", "json")
+    journal.write(Level.INFO, "hello")
+    (line,) = stderr.getvalue().splitlines()
+    event = json.loads(line)
+    assert (event["level"], event["logger"], event["message"]) == (
+        "WARNING",
+        "outrider.supervisor",
+        'degraded: "1" of 2',
+    )
+    assert (event["pid"], json.loads(path.read_text())["message"]) == (os.getpid(), "hello")
+
+
+def test_lines_are_text_again_with_the_next_reload(journal: Journal, stderr: io.StringIO) -> None:
+    journal.configure("-", "info", "json")
+    journal.configure("-", "info", "text")
+    journal.write(Level.INFO, "hello")
+    assert stderr.getvalue().endswith("[INFO] hello\n")
+
+
+def test_reopened_log_and_the_successors_are_json_too(journal: Journal, path: Path) -> None:
+    journal.configure(str(path), "info", "json")
+    path.rename(path.with_suffix(".1"))
+    journal.reopen()
+    journal.write(Level.INFO, "reopened")
+    state = journal.to_state()
+    journal.close()
+    successor = Journal()
+    successor.take_state(state)
+    successor.write(Level.INFO, "after")
+    successor.close()
+    assert [json.loads(line)["message"] for line in path.read_text().splitlines()] == ["reopened", "after"]
+
+
+# -- a log that nobody reads
+
+
+@pytest.fixture
+def full_pipe(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    """stderr is a pipe that nobody reads, without room; the end to read from."""
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    with suppress(BlockingIOError):
+        while True:
+            os.write(writer, bytes(65536))
+    os.set_blocking(writer, True)
+    with os.fdopen(writer, "w") as stream:
+        monkeypatch.setattr(sys, "stderr", stream)
+        yield reader
+        with suppress(OSError):
+            os.close(reader)
+        with suppress(BrokenPipeError):
+            stream.flush()
+
+
+def test_log_that_nobody_reads_does_not_hold_the_supervisor_up(full_pipe: int, path: Path) -> None:
+    journal = Journal()
+    journal.start_writer()
+    journal.write(Level.INFO, "lost")
+    journal.configure(str(path), "info")
+    journal.write(Level.INFO, "waits behind it")
+    assert [event["text"] for event in journal.events] == ["lost", "waits behind it"]
+    os.close(full_pipe)  # a reader that comes and goes: the log goes on
+    journal.close()
+    assert path.read_text().endswith("waits behind it\n")
+
+
+def test_log_moves_from_file_to_file_in_order(path: Path) -> None:
+    journal = Journal()
+    journal.start_writer()
+    journal.configure(str(path.with_suffix(".2")), "info")
+    journal.write(Level.INFO, "before")
+    journal.configure(str(path), "info")
+    journal.write(Level.INFO, "old")
+    moved = path.rename(path.with_suffix(".1"))
+    journal.reopen()
+    journal.write(Level.INFO, "new")
+    journal.flush()
+    texts = [each.read_text() for each in (path.with_suffix(".2"), moved, path)]
+    assert [text.split()[-1] for text in texts] == ["before", "old", "new"]
+    assert [text.count("\n") for text in texts] == [1, 1, 1]
+    journal.close()
+
+
+def test_supervisor_ends_with_its_status_though_its_log_is_stuck(
+    full_pipe: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    statuses: list[int] = []
+    monkeypatch.setattr(os, "_exit", statuses.append)
+    monkeypatch.setattr(log_writer, "EXIT_PATIENCE", 0.0)
+    monkeypatch.setattr(log_writer, "LEAST_EXIT_PATIENCE", 0.0)
+    journal = Journal()
+    journal.start_writer()
+    journal.write(Level.INFO, "stopped")
+    journal.expect_exit(3)
+    journal._writer.finish()
+    assert statuses == [3]
+    os.close(full_pipe)
+    journal.close()

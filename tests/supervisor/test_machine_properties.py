@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from outrider_supervisor.actions import Code
 from outrider_supervisor.generation import GenerationState
 from outrider_testing.fakes.supervised_processes import FOREVER, Release
-from outrider_testing.fakes.supervised_service import FakeService
+from outrider_testing.fakes.supervised_service import FakeLoad, FakeService
 
 STARTING, CANARY = GenerationState.STARTING, GenerationState.CANARY
 GOOD = Release()
@@ -42,9 +42,10 @@ class Wishes(RuleBasedStateMachine):
         super().__init__()
         self.service = FakeService()
 
-    @initialize(workers=WORKERS, surge=SURGES, age=st.sampled_from([0.0, 15.0]))
-    def serve(self, workers: int, surge: int, age: float) -> None:
+    @initialize(workers=WORKERS, surge=SURGES, age=st.sampled_from([0.0, 15.0]), most=st.sampled_from([0, 5]))
+    def serve(self, workers: int, surge: int, age: float, most: int) -> None:
         limits: dict[str, Any] = {"boot_timeout": 8.0, "graceful_timeout": 4.0, "max_worker_age": age}
+        limits |= {"max_workers": most, "scale_up_window": 1.0, "scale_down_window": 5.0}
         self.service = FakeService(workers=workers, max_surge=surge, **limits).serve()
         self.watch()
 
@@ -93,6 +94,10 @@ class Wishes(RuleBasedStateMachine):
     def upgrade(self, problem: str) -> None:
         self.service.upgrade_problem = problem
         self.service.upgrade()
+
+    @rule(demand=st.sampled_from([0.0, 0.5, 1.0, 2.5, 5.0]))
+    def load(self, demand: float) -> None:
+        FakeLoad(self.service, demand)
 
     # Below the shortest backoff: a master that failed must hear that it is not wanted before it tries again.
     @rule(delay=st.sampled_from([0.0, 0.1, 0.5]))

@@ -14,11 +14,13 @@ import pytest
 from outrider.errors import ConfigurationError
 from outrider_supervisor import main, start_directory, upgrade
 from outrider_supervisor.events import FromGeneration, Started
+from outrider_supervisor.history import History
 from outrider_supervisor.journal import Journal
 from outrider_supervisor.machine import Machine
 from outrider_supervisor.machine_state import save_machine
 from outrider_supervisor.main import CHECK_FAILED, CONFIGURATION_FAILED, INTERRUPTED
 from outrider_supervisor.messages import WorkerReady, WorkerSpawned
+from outrider_supervisor.tally import Tally
 from outrider_supervisor.upgrade import CHECK, STATE_VERSION
 from outrider_testing.services import make_service
 
@@ -86,8 +88,17 @@ def make_state() -> dict[str, Any]:
             "open": [{"address": ["127.0.0.1", 80], "descriptor": 9, "path": "", "identity": None, "backlog": 16}],
         },
         "control": {"directory": "run", "managed": False, "name": "shop", "descriptor": 10, "identity": [1, 2]},
+        "admin": [{"bind": "[::1]:9100", "descriptor": 11, "path": "", "identity": None, "backlog": 64}],
+        "tally": Tally().to_state(),
+        "telemetry": {"history": History().to_state(), "processor_time": {"gone": 1.0, "last": {"7": 2.0}}},
         "pidfile": None,
-        "log": {"errorlog": "-", "loglevel": "INFO", "events": [{"at": 1.5, "level": "info", "text": "hello"}]},
+        "log": {
+            "errorlog": "-",
+            "loglevel": "INFO",
+            "log_format": "text",
+            "events": [{"at": 1.5, "level": "info", "text": "hello"}],
+            "recorded": 1,
+        },
     }
 
 
@@ -111,6 +122,7 @@ def test_run_supervises_and_returns_the_status() -> None:
     assert supervisor.argv == ["app:app"]
     assert supervisor.environ == os.environ | {start_directory.VARIABLE: start_directory.find(os.environ)}
     assert supervisor.done == ["start", "ignore signals", "close"]
+    assert supervisor.journal._writer._exit_status == 3, "should the log be stuck"
 
 
 def test_upgrade_is_of_this_supervisor(monkeypatch: pytest.MonkeyPatch) -> None:

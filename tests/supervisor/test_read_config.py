@@ -97,6 +97,11 @@ def test_reader_takes_file_environment_and_command_line(directory: Path) -> None
     assert (service.canary, service.canary_seconds) == (False, 3.0)
 
 
+def test_reader_takes_the_log_format_whatever_the_worker_class(directory: Path) -> None:
+    assert read_service(directory, "-k", "gthread", "app:app", OUTRIDER_LOG_FORMAT="json").log_format == "json"
+    assert read_service(directory, "--log-format", "text", "app:app", OUTRIDER_LOG_FORMAT="json").log_format == "text"
+
+
 def test_answer_is_not_spoilt_by_what_the_users_code_prints(directory: Path) -> None:
     (directory / "gunicorn.conf.py").write_text("import os\nprint('printed')\nos.write(1, b'written')\n")
     done = read(directory, "app:app")
@@ -128,6 +133,7 @@ def test_reader_writes_no_log_and_binds_nothing(directory: Path) -> None:
         ("--check-config", "check_config is True, but must be False: use `outrider check`"),
         ("--print-config", "print_config is True, but must be False: use `gunicorn --print-config`"),
         ("-w 0", "workers is 0, but must be 1 or more"),
+        ("-w 2 --max-workers 1", "workers is 2, but must be between min_workers and max_workers: 1 to 1"),
         ("--max-surge 0", "max_surge is '0' (the command line), but must be a whole number"),
         ("--certfile /nowhere.pem", "certfile '/nowhere.pem' can't be read"),
         ("--header-map dangerous --http-parser python", "http_parser is 'python', but outrider.UvicornWorker allows"),

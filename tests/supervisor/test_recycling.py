@@ -40,7 +40,7 @@ def test_sample_of_a_worker_that_does_not_serve_is_not_judged(recycling: Recycli
 
 def test_worker_is_due_at_max_requests(recycling: Recycling) -> None:
     assert look(recycling, sample(99), max_requests=100) == []
-    assert look(recycling, sample(100), max_requests=100) == [Due(PID, "served 100 requests (max_requests)")]
+    assert look(recycling, sample(100), max_requests=100) == [Due(PID, "max_requests", "served 100 requests")]
 
 
 def test_jitter_spreads_max_requests_upwards() -> None:
@@ -64,7 +64,7 @@ def test_worker_keeps_its_limit(recycling: Recycling) -> None:
 
 def test_worker_is_due_by_its_age(recycling: Recycling) -> None:
     assert look(recycling, sample(), age=3600 * (1 - SPREAD) - 1, max_worker_age=3600.0) == []
-    assert look(recycling, sample(), age=3600.0, max_worker_age=3600.0) == [Due(PID, "is 3600 s old (max_worker_age)")]
+    assert look(recycling, sample(), age=3600.0, max_worker_age=3600.0) == [Due(PID, "max_worker_age", "is 3600 s old")]
 
 
 def test_ages_are_spread_over_a_tenth() -> None:
@@ -78,7 +78,7 @@ def test_ages_are_spread_over_a_tenth() -> None:
 
 def test_memory_counts_after_several_samples_in_a_row(recycling: Recycling) -> None:
     found = [look(recycling, sample(memory=120), max_worker_memory=100 * MIB) for _ in range(MEMORY_SAMPLES)]
-    assert found == [[], [], [Due(PID, "uses 120 MiB (max_worker_memory)")]]
+    assert found == [[], [], [Due(PID, "max_worker_memory", "uses 120 MiB")]]
 
 
 def test_peak_of_memory_is_no_growth(recycling: Recycling) -> None:
@@ -95,12 +95,12 @@ def test_samples_without_memory_are_passed_over(recycling: Recycling) -> None:
 def test_far_too_much_memory_is_due_at_once(recycling: Recycling) -> None:
     look(recycling, sample(memory=80), max_worker_memory=100 * MIB)
     found = look(recycling, sample(memory=int(100 * HARD_MEMORY) + 1), max_worker_memory=100 * MIB)
-    assert found == [Due(PID, "uses 151 MiB (max_worker_memory)", at_once=True)]
+    assert found == [Due(PID, "max_worker_memory", "uses 151 MiB", at_once=True)]
 
 
 def test_worker_that_began_far_too_large_is_replaced_but_not_at_once(recycling: Recycling) -> None:
     found = [look(recycling, sample(memory=400), max_worker_memory=100 * MIB) for _ in range(MEMORY_SAMPLES)]
-    assert found == [[], [], [Due(PID, "uses 400 MiB (max_worker_memory)")]]
+    assert found == [[], [], [Due(PID, "max_worker_memory", "uses 400 MiB")]]
     (grown,) = look(recycling, sample(memory=601), max_worker_memory=100 * MIB)
     assert grown.at_once
 

@@ -72,6 +72,28 @@ def test_handler_sends_what_a_record_says_it_is(wire: Wire) -> None:
     assert wire.read() == [Report(PID, "CRITICAL", "stacks", "dump")]
 
 
+def test_handler_sends_the_data_of_a_record_whatever_the_length_of_its_text(wire: Wire) -> None:
+    data = [{"frame": "shop.views", "seconds": 1.5}]
+    wire.log.warning("blocked", extra={"report": "stall", "report_data": data})
+    wire.log.warning("line\n" * 20_000, extra={"report": "stall", "report_data": data})
+    assert [(report.report, report.data) for report in wire.read()] == [("stall", data)] * 2
+
+
+def test_data_that_leaves_no_room_for_the_text_is_left_out() -> None:
+    datagrams = list(encode_report(1, "ERROR", "x" * 40_000, "stall", ["é" * MOST_BYTES]))
+    reader = ReportReader()
+    (report,) = (report for datagram in datagrams for report in reader.feed(datagram))
+    assert "data" not in json.loads(datagrams[1])
+    assert (report.text, report.data) == ("x" * 40_000, None)
+    assert max(map(len, datagrams)) <= MOST_BYTES
+
+
+def test_report_whose_end_was_lost_keeps_its_data() -> None:
+    reader = ReportReader()
+    reader.feed(next(encode_report(1, "ERROR", "x" * 40_000, "stall", [1])))
+    assert [report.data for report in reader.forget(1)] == [[1]]
+
+
 def test_handler_sends_a_long_text_in_parts_that_the_reader_joins(wire: Wire) -> None:
     text = "line\n" * 20_000
     wire.log.warning(text)

@@ -27,6 +27,7 @@ from outrider_supervisor.report_inbox import ReportInbox
 from outrider_supervisor.reports import Report, encode_report
 from outrider_supervisor.seam import KEPT_MASTER_PIDS, READ_TIMEOUT, Seam
 from outrider_supervisor.service import ServiceRefused
+from outrider_testing.admin_stage import make_admin
 from outrider_testing.fake_masters import FakeNotifier
 from outrider_testing.fakes import ManualLoop
 from outrider_testing.processes import is_running, read_process
@@ -52,6 +53,7 @@ class Scene:
         descriptor = os.memfd_create("table")
         Scoreboard.create_in(descriptor)
         self.seam.open_shared(descriptor, ReportInbox(loop, self._keep))
+        self.seam.admin = make_admin(self.journal)
         self.python("exit 0")
 
     async def _make(self) -> Seam:

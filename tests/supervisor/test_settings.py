@@ -36,6 +36,12 @@ def test_defaults_are_those_of_the_design(cfg: Any) -> None:
             restart_intensity=5,
             max_worker_age=0.0,
             max_worker_memory=0,
+            min_workers=1,
+            max_workers=0,
+            target_utilisation=0.8,
+            scale_up_window=3.0,
+            scale_down_window=45.0,
+            scale_up_step=4,
         )
     )
 
@@ -61,6 +67,44 @@ def test_gunicorn_parses_flags(cfg: Any) -> None:
     assert SupervisorSettings.from_gunicorn(cfg) == SupervisorSettings(4, False, 2.5, 0, 9.0, 3, 60.0, 2 << 30)
 
 
+def test_gunicorn_parses_the_flags_of_the_autoscaler(cfg: Any) -> None:
+    flags = ["--min-workers", "2", "--max-workers", "8", "--target-utilisation", "0.7", "--scale-up-step", "2"]
+    windows = ["--scale-up-window", "5", "--scale-down-window", "90"]
+    for name, value in vars(cfg.parser().parse_args(flags + windows)).items():
+        if value is not None and name != "args":
+            cfg.set(name, value)
+    own = SupervisorSettings.from_gunicorn(cfg)
+    assert (own.min_workers, own.max_workers, own.target_utilisation, own.scale_up_step) == (2, 8, 0.7, 2)
+    assert (own.scale_up_window, own.scale_down_window) == (5.0, 90.0)
+
+
+@pytest.mark.parametrize(
+    "least,most,workers,begins_with",
+    [(1, 0, 5, 5), (1, 4, 1, 1), (2, 4, 1, 2), (2, 4, 3, 3), (2, 4, 4, 4), (3, 3, 3, 3)],
+)
+def test_service_begins_with_what_is_configured_or_the_fewest(
+    least: int, most: int, workers: int, begins_with: int
+) -> None:
+    assert SupervisorSettings(min_workers=least, max_workers=most).starting_workers(workers) == begins_with
+
+
+@pytest.mark.parametrize(
+    "least,most,workers,complaint",
+    [
+        (2, 0, 5, "min_workers is 2, but must be 1 without max_workers, which turns it on"),
+        (4, 3, 1, "min_workers is 4, but must be at most max_workers, which is 3"),
+        (2, 3, 9, "workers is 9, but must be between min_workers and max_workers: 2 to 3"),
+        (3, 8, 2, "workers is 2, but must be between min_workers and max_workers: 3 to 8"),
+    ],
+)
+def test_limits_that_contradict_each_other_are_refused_in_one_line(
+    least: int, most: int, workers: int, complaint: str
+) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        SupervisorSettings(min_workers=least, max_workers=most).starting_workers(workers)
+    assert str(caught.value) == complaint
+
+
 @pytest.mark.parametrize(
     "value,size",
     [(0, 0), ("0", 0), (1 << 20, 1 << 20), ("512M", 512 << 20), ("2g", 2 << 30), ("2GiB", 2 << 30), ("2048k", 2 << 20)],
@@ -82,6 +126,14 @@ def test_memory_is_bytes_or_a_size(cfg: Any, value: object, size: int) -> None:
         ("boot_timeout", 0, "a number of seconds above 0"),
         ("boot_timeout", "soon", "a number of seconds above 0"),
         ("restart_intensity", 0, "a whole number, 1 or more"),
+        ("min_workers", 0, "a whole number, 1 or more"),
+        ("max_workers", -1, "a whole number, 0 or more"),
+        ("target_utilisation", 0, "a number above 0 and at most 1"),
+        ("target_utilisation", 80, "a number above 0 and at most 1"),
+        ("target_utilisation", "80%", "a number above 0 and at most 1"),
+        ("scale_up_window", 0, "a number of seconds above 0"),
+        ("scale_down_window", "1m", "a number of seconds above 0"),
+        ("scale_up_step", 0, "a whole number, 1 or more"),
         ("max_worker_age", "1h", "a number of seconds, 0 or more"),
         ("max_worker_memory", 512, "0, or a size of at least 1M"),
         ("max_worker_memory", -1, "0, or a size of at least 1M"),

@@ -10,12 +10,14 @@ from typing import get_type_hints
 
 from outrider.scoreboard import RowSnapshot, WorkerState
 from outrider_supervisor import generation, status
-from outrider_supervisor.events import FromGeneration, ReloadAsked, Started
+from outrider_supervisor.events import FromGeneration, Load, Observed, ReloadAsked, Sample, Share, Started
 from outrider_supervisor.intents import Reload
 from outrider_supervisor.machine import Machine
 from outrider_supervisor.messages import BackingOff, WorkerReady, WorkerSpawned
+from outrider_supervisor.rates import Rates
 from outrider_supervisor.service import Service
 from outrider_supervisor.status_report import Clocks, Facts, Usage, build_status
+from outrider_supervisor.tally import CAUSES
 
 CLOCKS = Clocks(monotonic=1000.0, wall=1_790_000_000.0)
 
@@ -30,10 +32,11 @@ def make_service(*, reports_state: bool = True) -> Service:
     )  # fmt: skip
 
 
-def make_machine(*, reports_state: bool = True) -> Machine:
+def make_machine(*, reports_state: bool = True, max_workers: int = 0) -> Machine:
     """Return a machine whose one worker, 7, was spawned 90 s ago and serves."""
     machine = Machine()
-    machine.handle(Started(make_service(reports_state=reports_state)), 900.0)
+    service = dataclasses.replace(make_service(reports_state=reports_state), max_workers=max_workers)
+    machine.handle(Started(service), 900.0)
     machine.handle(FromGeneration(1, WorkerSpawned(7, 0)), 910.0)
     machine.handle(FromGeneration(1, WorkerReady(7)), 911.0)
     return machine
@@ -49,6 +52,9 @@ def make_facts(machine: Machine) -> Facts:
         master_pids={1: 6},
         operation_since=None if machine.operation is None else 995.0,
         progress="" if machine.operation is None else "reading the configuration",
+        dumped_at={7: 5.0},
+        rates=RATES,
+        worker_rates={7: Rates(25.0, 0.0, 0.002, 0.008)},
     )
 
 
@@ -68,8 +74,19 @@ ROW = RowSnapshot(
     loop_lag_ns=2_140_000,
     bytes_in=0,
     bytes_out=0,
+    http2_connections=0,
+    websockets_opened=0,
+    stalls=0,
+    log_drops=0,
 )
-USAGE = Usage(cpu_percent=12.5, busy=0.25, memory_bytes=1 << 20, memory_kind="pss", last_dump=5.0)
+USAGE = Usage(cpu_percent=12.5, busy=0.25, memory_bytes=1 << 20, memory_kind="pss")
+RATES: status.RatesStatus = {
+    "requests_per_second": 50.0,
+    "errors_per_second": 0.5,
+    "p50_ms": 2.0,
+    "p99_ms": 9.0,
+    "in_flight": 3,
+}
 EVENT: status.EventStatus = {"at": 1.0, "level": "info", "text": "hello"}
 
 
@@ -86,7 +103,13 @@ def test_status_has_every_field() -> None:
         "target": 1,
         "capacity": 1,
         "addresses": ["http://127.0.0.1:8000"],
+        "admin_addresses": [],
         "operation": None,
+        "autoscaler": None,
+        "rates": RATES,
+        "reloads": {"committed": 0, "rolled_back": 0, "refused": 0, "failed": 0, "stopped": 0, "last": None},
+        "restarts": dict.fromkeys(CAUSES, 0),
+        "stalls": [],
         "generations": [
             {
                 "number": 1,
@@ -111,6 +134,8 @@ def test_status_has_every_field() -> None:
                         "memory_kind": "pss",
                         "heartbeat_age": 0.1,
                         "last_dump": 5.0,
+                        "requests_per_second": 25.0,
+                        "p99_ms": 8.0,
                     }
                 ],
             }
@@ -130,7 +155,12 @@ def test_docs_list_every_field() -> None:
         "generations[].": status.GenerationStatus,
         "generations[].backoff.": status.BackoffStatus,
         "….": status.WorkerStatus,
+        "stalls[].": status.StallStatus,
         "events[].": status.EventStatus,
+        "rates.": status.RatesStatus,
+        "reloads.": status.ReloadsStatus,
+        "reloads.last.": status.LastReload,
+        "autoscaler.": status.AutoscalerStatus,
     }
     fields = {f"{prefix}{name}" for prefix, kind in prefixes.items() for name in get_type_hints(kind)}
     assert fields <= documented
@@ -140,6 +170,7 @@ def test_worker_without_a_row_has_nulls() -> None:
     machine = make_machine()
     [shown] = build_status(machine, make_facts(machine), [], {}, [], CLOCKS)["generations"]
     unknown = {key for key, value in shown["workers"][0].items() if value is None}
+    unknown |= {"last_dump", "requests_per_second", "p99_ms"}  # of which the supervisor has what it remembers
     assert unknown == get_type_hints(status.WorkerStatus).keys() - {"pid", "state", "age"}
 
 
@@ -189,3 +220,16 @@ def test_workers_are_listed_oldest_first() -> None:
     workers[9] = generation.Worker(9, 905.0)
     [shown] = build_status(machine, make_facts(machine), [], {}, [], CLOCKS)["generations"]
     assert [worker["pid"] for worker in shown["workers"]] == [9, 7, 3]
+
+
+def test_autoscaler_tells_its_limits_before_it_has_measured_anything_and_what_it_goes_by_later() -> None:
+    machine = make_machine(max_workers=4)
+    seen = [build_status(machine, make_facts(machine), [], {}, [], CLOCKS)["autoscaler"]]
+    load = Load({7: Share(cpu=0.1234, busy=0.5678)}, 10.0, 0, 8.0, None, None)
+    machine.handle(Observed({7: Sample(0, 0, 0.0)}, load), 1000.0)
+    seen.append(build_status(machine, make_facts(machine), [], {}, [], CLOCKS)["autoscaler"])
+    limits = {"min": 1, "max": 4, "target": 1, "vetoes": []}
+    assert seen == [
+        {**limits, "demand": None, "utilisation": None, "reason": ""},
+        {**limits, "demand": 0.568, "utilisation": 0.568, "reason": "demand 0.57"},
+    ]

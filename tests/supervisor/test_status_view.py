@@ -8,10 +8,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from outrider_supervisor.status import GenerationStatus, Status, WorkerStatus
-from outrider_supervisor.status_view import MOST_EVENTS, WIDTH, render_status
-
-NOW = 1_790_000_000.0
+from outrider_supervisor.status import StallStatus
+from outrider_supervisor.status_view import MOST_EVENTS, MOST_STALLS, WIDTH, render_status
+from outrider_testing.statuses import NOW, make_generation, make_status, make_worker
 
 
 @pytest.fixture(autouse=True)
@@ -21,58 +20,6 @@ def utc(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     yield
     monkeypatch.undo()
     time.tzset()
-
-
-def make_worker(pid: int = 4711, /, **changes: object) -> WorkerStatus:
-    worker: WorkerStatus = {
-        "pid": pid,
-        "state": "ready",
-        "age": 11520.0,
-        "in_flight": 3,
-        "connections": 10,
-        "websockets": 0,
-        "requests": 1234,
-        "errors_5xx": 0,
-        "loop_lag_ms": 2.1,
-        "busy": 0.1,
-        "cpu_percent": 12.3,
-        "memory_bytes": 46 << 20,
-        "memory_kind": "pss",
-        "heartbeat_age": 0.1,
-        "last_dump": None,
-    }
-    worker.update(changes)  # type: ignore[typeddict-item]  # tests change single fields
-    return worker
-
-
-def make_generation(*workers: WorkerStatus, number: int = 3, state: str = "current") -> GenerationStatus:
-    return {
-        "number": number,
-        "state": state,
-        "master_pid": 4700,
-        "since": NOW - 12,
-        "backoff": None,
-        "workers": list(workers),
-    }
-
-
-def make_status(*generations: GenerationStatus, **changes: object) -> Status:
-    status: Status = {
-        "status_version": 1,
-        "name": "shop",
-        "pid": 4242,
-        "version": "0.1.0",
-        "state": "serving",
-        "since": NOW - 11520,
-        "target": 4,
-        "capacity": 3,
-        "addresses": ["http://127.0.0.1:8000"],
-        "operation": None,
-        "generations": list(generations),
-        "events": [],
-    }
-    status.update(changes)  # type: ignore[typeddict-item]  # as above
-    return status
 
 
 def test_view_shows_the_service_at_a_glance() -> None:
@@ -102,6 +49,44 @@ def test_view_shows_each_generation_with_its_workers() -> None:
         ["2", "ready"],
         ["3", "booting"],
     ]
+
+
+def make_stall(frame: str, **changes: object) -> StallStatus:
+    stall: StallStatus = {
+        "frame": frame,
+        "hangs_in": "",
+        "count": 1,
+        "seconds": 1.25,
+        "longest": 1.25,
+        "last": NOW - 60,
+        "worker": 4711,
+        "stack": "not shown",
+    }
+    stall.update(changes)  # type: ignore[typeddict-item]  # as above
+    return stall
+
+
+def test_view_shows_who_blocked_the_event_loops() -> None:
+    hangs = "socket.create_connection socket.py:851"
+    stalls = [
+        make_stall("shop.views.pay shop/views.py:41", count=3, seconds=4.5, longest=2.0, hangs_in=hangs),
+        make_stall("shop.stock shop/stock.py:7", last=NOW - 2 * 86400),
+    ]
+    text = render_status(make_status(make_generation(make_worker()), stalls=stalls), NOW)
+    assert text.endswith(
+        "\nBlocked event loops\n"
+        "14:12:20  3 times, 4.5 s, longest 2.0 s, worker 4711: shop.views.pay\n"
+        "          shop/views.py:41, in socket.create_connection socket.py:851\n"
+        "09-19 14:13  1 time, 1.2 s, worker 4711: shop.stock shop/stock.py:7\n"
+    )
+
+
+def test_view_shows_the_latest_stalls_and_no_heading_without_any() -> None:
+    stalls = [make_stall(f"frame {number}") for number in range(MOST_STALLS + 1)]
+    text = render_status(make_status(make_generation(make_worker()), stalls=stalls), NOW)
+    assert f"frame {MOST_STALLS - 1}" in text
+    assert f"frame {MOST_STALLS}" not in text
+    assert "Blocked" not in render_status(make_status(stalls=[]), NOW)
 
 
 def test_view_shows_that_the_next_worker_waits() -> None:
@@ -187,3 +172,20 @@ def test_service_without_an_address_has_no_comma_for_it() -> None:
 def test_lag_of_a_worker_that_boots_is_not_known() -> None:
     booting = make_worker(state="booting", loop_lag_ms=0.0)
     assert "0ms" not in render_status(make_status(generations=[make_generation(booting)]), NOW)
+
+
+def test_view_shows_what_the_autoscaler_goes_by() -> None:
+    autoscaler = {
+        "min": 1,
+        "max": 8,
+        "target": 4,
+        "demand": 3.1,
+        "utilisation": 0.8,
+        "reason": "demand 3.10",
+        "vetoes": [],
+    }
+    lines = render_status(make_status(autoscaler=autoscaler), NOW).splitlines()
+    assert lines[2] == "autoscaler: 1 to 8 workers, demand 3.10"
+    held = {**autoscaler, "reason": "", "vetoes": ["memory", "booting"]}
+    lines = render_status(make_status(autoscaler=held), NOW).splitlines()
+    assert lines[2] == "autoscaler: 1 to 8 workers, nothing measured yet; held by: memory, booting"

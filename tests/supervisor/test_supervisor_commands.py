@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,9 +12,10 @@ import pytest
 
 from outrider_supervisor import control_commands as commands
 from outrider_supervisor import events
+from outrider_supervisor.dumps import DUMP_PATIENCE
 from outrider_supervisor.intents import Reload
 from outrider_supervisor.messages import MasterFailed, Replace, SetTarget, Stop, WorkerReady, WorkerRetiring
-from outrider_supervisor.supervisor import DUMP_PATIENCE, REPLACED
+from outrider_supervisor.supervisor import REPLACED
 from outrider_testing.fake_masters import SupervisorScene
 from outrider_testing.fakes import ManualLoop
 from outrider_testing.processes import is_running
@@ -210,6 +212,17 @@ def test_dump_that_nobody_asked_for_shows_in_the_status(scene: SupervisorScene, 
     assert scene.supervisor.status()["events"][-1]["level"] == "error"
     assert "asked for" not in [event["text"] for event in scene.supervisor.status()["events"]]
     assert "where it hung" not in scene.logged()  # the worker has logged it itself
+
+
+def test_stall_that_a_worker_reports_shows_in_the_status(scene: SupervisorScene, patient: int) -> None:
+    entry = {"frame": "shop.pay shop.py:7", "hangs_in": "", "count": 1, "seconds": 1.0, "longest": 1.0, "stack": "here"}
+    scene.report(patient, "Event loop blocked for 1.0 s", "stall", data=[entry])
+    scene.until(lambda: scene.supervisor.status()["stalls"], "the stall")
+    (stall,) = scene.supervisor.status()["stalls"]
+    assert {name: stall[name] for name in entry} == entry
+    assert stall["worker"] == patient
+    assert abs(stall["last"] - time.time()) < 60
+    assert "Event loop blocked" in scene.supervisor.journal.last_words(patient)
 
 
 def test_dump_of_a_silent_worker_is_given_up(scene: SupervisorScene, patient: int) -> None:

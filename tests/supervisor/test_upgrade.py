@@ -387,6 +387,8 @@ def test_successor_goes_on_with_everything(moving: SupervisorScene, pidfile: Pat
     scene = moving
     (pid,) = scene.pids
     scene.journal.write(Level.INFO, "before")
+    entry = {"frame": "shop.pay", "hangs_in": "", "count": 2, "seconds": 3.0, "longest": 2.0, "stack": ""}
+    scene.supervisor.stalls.note(pid, [entry], 100.0)
     addresses = scene.supervisor.status()["addresses"]
     since = scene.supervisor.since
     take_over(scene)
@@ -397,11 +399,12 @@ def test_successor_goes_on_with_everything(moving: SupervisorScene, pidfile: Pat
     assert [each["pid"] for each in status["generations"][0]["workers"]] == [pid]
     assert supervisor.since == since
     assert "before" in [each["text"] for each in status["events"]]
+    assert status["stalls"] == [entry | {"last": 100.0, "worker": pid}]
     assert "supervisor of shop replaced in place" in scene.logged()
     assert pidfile.exists()
     # Its ears and hands:
     scene.report(pid, "oh", "dump")
-    scene.until(lambda: pid in supervisor._dumped_at, "a report")
+    scene.until(lambda: pid in supervisor.dumps.moments, "a report")
     check_goes_on(scene)
     os.kill(pid, signal.SIGKILL)
     scene.until(lambda: read_process(pid) is None, "the worker's end")

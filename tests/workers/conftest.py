@@ -13,11 +13,36 @@ from gunicorn.config import Config
 
 from outrider.runtime import ASGIApp
 from outrider.settings import load_settings
+from outrider.tls_certificates import TLS
 from outrider.worker import UvicornWorker
 from outrider_testing.fakes import ManualLoop
 from outrider_testing.forked_worker import App, ForkedWorker
+from outrider_testing.server_fakes import MakeScene, Scene, ScriptedSocket, make_tls
 from outrider_testing.server_stage import MakeStage, Stage
 from outrider_testing.worker_fakes import Fork, MakeWorker, WorkerLog, app
+
+# A listener
+
+
+@pytest.fixture
+def make_scene(loop: ManualLoop) -> Iterator[MakeScene]:
+    """Listeners that have not been told to accept."""
+    scenes: list[Scene] = []
+
+    def make(sock: ScriptedSocket | None = None, **options: Any) -> Scene:
+        scenes.append(Scene(loop, sock, **options))
+        return scenes[-1]
+
+    yield make
+    for scene in scenes:
+        scene.close()
+
+
+@pytest.fixture(scope="module")
+def tls(tmp_path_factory: pytest.TempPathFactory) -> TLS:
+    """TLS with a certificate of its own."""
+    return make_tls(tmp_path_factory.mktemp("tls"))
+
 
 # A server
 
@@ -49,8 +74,9 @@ def stage(make_stage: MakeStage) -> Stage:
 
 @pytest.fixture
 def fresh_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Let no test find what another worker has left in this process: its scoreboard, its handlers of logs."""
+    """Let no test find what another worker has left in this process: its scoreboard, its TLS, its handlers of logs."""
     monkeypatch.setattr(UvicornWorker, "_board", None)
+    monkeypatch.setattr(UvicornWorker, "_inherited_tls", None)
     monkeypatch.delenv("SERVER_SOFTWARE", raising=False)
     yield
     for name in ("gunicorn.access", "gunicorn.error"):

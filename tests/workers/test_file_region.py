@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from outrider import file_region
-from outrider.file_region import MOST_READ, FileRegion
+from outrider.file_region import MOST_READ, MOST_SENT, FileRegion
 from outrider_testing.fakes import ManualLoop
 from outrider_testing.server_fakes import eventually
 
@@ -126,6 +126,15 @@ def test_refused_file_leaves_no_descriptor(tmp_path: Path) -> None:
     assert descriptors() == before
 
 
+def test_file_without_a_position_leaves_no_descriptor() -> None:
+    reader, writer = os.pipe()
+    with os.fdopen(reader, "rb", buffering=0) as file, os.fdopen(writer, "wb"):
+        before = descriptors()
+        with pytest.raises(OSError, match="seek"):
+            FileRegion.of(file, None, None)
+        assert descriptors() == before
+
+
 def test_file_that_is_closed_meanwhile_is_still_read(loop: ManualLoop, path: Path) -> None:
     with path.open("rb") as file:
         region = FileRegion.of(file, 0, None)
@@ -141,11 +150,16 @@ def test_read_takes_no_more_than_asked(loop: ManualLoop, path: Path) -> None:
         assert (region.offset, region.left) == (4, 6)
 
 
-def test_small_file_is_read_when_it_is_opened(loop: ManualLoop, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("size, calls", [(10, 0), (MOST_READ, 0), (MOST_READ + 1, 2)])
+def test_small_file_is_read_when_it_is_opened(
+    loop: ManualLoop, path: Path, monkeypatch: pytest.MonkeyPatch, size: int, calls: int
+) -> None:
+    content = os.urandom(size)
+    path.write_bytes(content)
     threads = Threads(loop, monkeypatch)
     monkeypatch.setattr(FileRegion, "_is_in_memory", lambda *_: False)
-    assert read_all(loop, FileRegion.open(str(path))) == b"0123456789"
-    assert threads.calls == 0
+    assert read_all(loop, FileRegion.open(str(path))) == content
+    assert threads.calls == calls
 
 
 def test_small_file_that_cannot_be_read_leaves_no_descriptor(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -189,10 +203,18 @@ class Threads:
 
 
 def test_what_is_in_memory_is_read_at_once(loop: ManualLoop, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    positions: list[int] = []
+
+    def preadv(_fd: int, _buffers: list[bytearray], position: int, _flags: int) -> int:
+        positions.append(position)
+        return 1
+
     threads = Threads(loop, monkeypatch)
-    monkeypatch.setattr(os, "preadv", lambda *_: 1)
-    assert read_all(loop, opened(path)) == b"0123456789"
+    monkeypatch.setattr(os, "preadv", preadv)
+    with opened(path) as region:
+        assert [read(loop, region, 4) for _ in range(3)] == [b"0123", b"4567", b"89"]
     assert threads.calls == 0
+    assert positions == [0, 3, 4, 7, 8, 9], "the first and the last byte of each read"
 
 
 @pytest.mark.parametrize("error", [BlockingIOError(), OSError(95, "not supported by the file system")])
@@ -249,6 +271,26 @@ def test_kernel_sends_until_the_socket_is_full(
         assert path.read_bytes().startswith(theirs.recv(sent))
     assert (threads.calls > 0) is not is_in_memory
     assert descriptors() == before
+
+
+@pytest.mark.parametrize("is_in_memory", [True, False])
+def test_kernel_is_asked_for_no_more_than_the_loop_may_wait_for(
+    loop: ManualLoop, path: Path, monkeypatch: pytest.MonkeyPatch, is_in_memory: bool
+) -> None:
+    asked: list[tuple[int, int]] = []
+
+    def sendfile(_socket: int, _file: int, offset: int, count: int) -> int:
+        asked.append((offset, count))
+        return count
+
+    monkeypatch.setattr(os, "sendfile", sendfile)
+    monkeypatch.setattr(FileRegion, "_is_in_memory", lambda *_: is_in_memory)
+    os.truncate(path, MOST_SENT + 7)
+    ours, theirs = socket.socketpair()
+    with ours, theirs, opened(path) as region:
+        assert [send(loop, region, ours) for _ in range(2)] == [MOST_SENT, 7]
+        assert region.left == 0
+    assert asked == [(0, MOST_SENT), (MOST_SENT, 7)]
 
 
 def test_thread_that_sends_uses_descriptors_that_nobody_else_closes(

@@ -7,6 +7,7 @@ import tracemalloc
 import pytest
 
 from outrider.http1 import MOST_FRAMING
+from outrider.meters import CELLS, Meter, histograms_of
 from outrider_testing.fakes import Client, DrivenApp, ManualLoop, constant, echo, make_context, make_runtime
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -19,6 +20,14 @@ def assert_refused(client: Client, status: int) -> None:
     assert client.answer().closes
     assert client.is_closed()
     assert client.log.messages("warning")[0].startswith("Refused a request from 192.0.2.7:54321: ")
+
+
+def test_request_that_is_refused_is_metered(loop: ManualLoop) -> None:
+    client = Client.of(loop, constant(), limit_request_line=100)
+    client.runtime.meter = Meter(cells := memoryview(bytearray(8 * CELLS)).cast("Q"))
+    client.feed(b"GET /" + b"x" * 100 + b" HTTP/1.1\r\nHost: a\r\n\r\n")
+    assert_refused(client, 414)
+    assert [*histograms_of(cells)] == [("_OTHER", 4)]
 
 
 # -- sizes

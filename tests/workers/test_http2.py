@@ -6,8 +6,7 @@ import pytest
 
 from outrider.http2 import HTTP2Connection
 from outrider.http2_engine import ErrorCode, goaway_frame, reset_frame
-from outrider.http2_exchange import MOST_DISCARDED
-from outrider.http_stream import ClientDisconnected
+from outrider.meters import CELLS, Meter, histograms_of
 from outrider_testing.fakes import FakeTransport, ManualLoop, constant, echo, make_context, make_runtime
 from outrider_testing.http2_client import GET, POST, HTTP2Client
 
@@ -34,6 +33,13 @@ def test_connection_announces_its_settings(loop: ManualLoop) -> None:
     assert client.settings == {3: 7, 4: 100_000, 5: 20_000, 6: 9_000, 8: 1, 9: 1}
 
 
+def test_server_speaks_before_the_client_has_said_anything(loop: ManualLoop) -> None:
+    connection = HTTP2Connection(make_context(make_runtime(loop, constant())))
+    transport = FakeTransport(loop, connection)
+    connection.connection_made(transport)
+    assert transport.written[3:5] == b"\4\0"  # SETTINGS
+
+
 def test_connection_without_a_limit_for_header_lists_announces_none(loop: ManualLoop) -> None:
     assert 6 not in HTTP2Client.of(loop, http2_max_header_list_size=0).settings
 
@@ -42,7 +48,8 @@ def test_connection_answers_requests_in_the_order_that_the_app_does(loop: Manual
     client = HTTP2Client.of(loop)
     first, second = client.request(), client.request()
     client.calls[1].respond(b"two")
-    client.exchange()
+    client._read()
+    assert client.response(second).complete
     assert not client.response(first).complete
     client.calls[0].respond(b"one")
     client.exchange()
@@ -97,6 +104,23 @@ def test_client_that_expects_a_continue_gets_it_when_the_app_receives(loop: Manu
     assert receiving.result()["body"] == b"hello"
 
 
+def test_body_is_bytes_however_it_came(loop: ManualLoop) -> None:
+    client = HTTP2Client.of(loop, http2_initial_window_size=1 << 20)
+    stream = client.request(POST, more=True)
+    for _ in range(6):
+        client.h2.send_data(stream, bytes(16384))
+    client.exchange()
+    assert {type(client.call.receive()["body"])} == {bytes}
+
+
+def test_client_that_nobody_trusts_is_not_believed(loop: ManualLoop) -> None:
+    client = HTTP2Client.of(loop)
+    fields = ((b"expect", b"100-continue"), (b"x-forwarded-for", b"192.0.2.99"), (b"x-forwarded-proto", b"https"))
+    client.request((*POST, *fields), more=True)
+    assert client.call.scope["client"] == ("192.0.2.7", 54321)
+    assert client.call.scope["scheme"] == "http"
+
+
 # -- what is refused
 
 
@@ -113,6 +137,7 @@ def test_client_that_expects_a_continue_gets_it_when_the_app_receives(loop: Manu
         (*GET, (b"x", b"a\nb")),
         GET[1:],
         GET[:3],
+        (*GET[:2], GET[3]),
         ((b"x", b"y"), *GET),
         (*GET[:3], (b":path", b"")),
     ],
@@ -164,6 +189,20 @@ def test_request_that_may_not_be_served_is_answered(
     assert not client.is_closed()
 
 
+def test_request_that_is_refused_is_metered(loop: ManualLoop) -> None:
+    client = HTTP2Client.of(loop)
+    client.runtime.meter = Meter(cells := memoryview(bytearray(8 * CELLS)).cast("Q"))
+    client.request(((b":method", b"CONNECT"), (b":protocol", b"tea"), *GET[1:]))
+    assert [*histograms_of(cells)] == [("_OTHER", 5)]
+
+
+def test_connections_are_counted_while_they_are_open(loop: ManualLoop) -> None:
+    client = HTTP2Client.of(loop)
+    assert client.runtime.http2_connections == 1
+    client.lose()
+    assert client.runtime.http2_connections == 0
+
+
 def test_refused_request_with_a_body_is_answered_and_reset(loop: ManualLoop) -> None:
     client = HTTP2Client.of(loop)
     stream = client.request((*POST, (b"expect", b"tea")), more=True)
@@ -189,103 +228,7 @@ def test_request_beyond_limit_concurrency_is_answered_with_503(loop: ManualLoop)
     assert client.response(first).status == 200
 
 
-# -- the response is over before the request is
-
-
-def test_rest_of_a_body_that_the_app_did_not_want_is_dropped(loop: ManualLoop) -> None:
-    client = HTTP2Client.of(loop, constant())
-    stream = client.request(POST, b"x", more=True)
-    assert client.response(stream).complete
-    for _ in range(10):
-        client.send(stream, bytes(16384), more=True)
-    client.send(stream, b"end")
-    assert client.response(stream).reset is None
-    assert client.connection.finishing == set()
-
-
-def test_client_that_goes_on_and_on_after_its_response_is_reset(loop: ManualLoop) -> None:
-    client = HTTP2Client.of(loop, constant())
-    stream = client.request(POST, b"x", more=True)
-    sent = 0
-    while client.response(stream).reset is None:
-        client.send(stream, bytes(16384), more=True)
-        sent += 16384
-        assert sent < 2 * MOST_DISCARDED
-    assert client.response(stream).reset == NO_ERROR
-    assert client.response(client.request()).status == 200
-
-
-def test_upload_that_waited_for_an_app_that_has_answered_goes_on(loop: ManualLoop) -> None:
-    client = HTTP2Client.of(loop)
-    stream = client.request(POST, more=True)
-    while client.h2.local_flow_control_window(stream) >= 16384:
-        client.send(stream, bytes(16384), more=True)
-    client.call.respond(b"no")
-    client.exchange()
-    assert client.response(stream).complete
-    client.send(stream, bytes(16384))
-    assert client.response(stream).reset is None
-    assert client.connection.finishing == set()
-
-
-def test_client_that_need_not_continue_has_as_long_as_for_a_body(loop: ManualLoop) -> None:
-    client = HTTP2Client.of(loop, body_timeout=30, write_timeout=10)
-    stream = client.request((*POST, (b"expect", b"100-continue")), more=True)
-    client.call.respond(b"no")
-    client.exchange()
-    client.sweep(10.5)
-    client.sweep(10.5)
-    assert client.response(stream).reset is None
-    client.sweep(10.5)
-    assert client.response(stream).reset == NO_ERROR
-
-
-# -- cancelled streams and lost connections
-
-
-def test_app_is_told_that_its_client_has_cancelled(loop: ManualLoop) -> None:
-    client = HTTP2Client.of(loop)
-    client.reset(client.request())
-    assert client.call.receive() == {"type": "http.disconnect"}
-    with pytest.raises(ClientDisconnected):
-        client.call.start()
-    assert client.response(client.request()).reset is None
-
-
-def test_app_that_ignores_a_cancelled_client_is_cancelled(loop: ManualLoop) -> None:
-    client = HTTP2Client.of(loop, disconnect_grace=3.0)
-    client.reset(client.request())
-    assert not client.call.cancelled
-    client.sweep(3.0)
-    assert client.call.cancelled
-
-
-def test_request_that_is_cancelled_in_the_same_breath_never_starts(loop: ManualLoop) -> None:
-    client = HTTP2Client.of(loop)
-    stream = client.h2.get_next_available_stream_id()
-    client.h2.send_headers(stream, GET, end_stream=True)
-    client.h2.reset_stream(stream)
-    client.exchange()
-    assert client.calls == []
-    assert client.runtime.streams == set()
-
-
-def test_lost_connection_disconnects_all_its_streams(loop: ManualLoop) -> None:
-    client = HTTP2Client.of(loop)
-    client.request()
-    client.request()
-    client.lose()
-    assert [call.receive()["type"] for call in client.calls] == ["http.disconnect"] * 2
-    assert client.runtime.connections == set()
-
-
-def test_client_that_shuts_down_its_sending_side_has_left(loop: ManualLoop) -> None:
-    client = HTTP2Client.of(loop)
-    client.request()
-    client.transport.feed_eof()
-    loop.run_ready()
-    assert client.call.receive() == {"type": "http.disconnect"}
-    assert client.is_closed()
+# -- apps that fail
 
 
 def test_app_that_fails_midway_resets_its_stream(loop: ManualLoop) -> None:
@@ -323,7 +266,7 @@ def test_app_that_fails_at_once_is_answered_with_500(loop: ManualLoop) -> None:
 )
 def test_connection_error_is_told_and_ends_the_connection(loop: ManualLoop, frame: bytes) -> None:
     client = HTTP2Client.of(loop)
-    client.request()
+    client.request(POST, more=True)
     client.feed(frame)
     assert error_code(client) != NO_ERROR
     assert client.is_closed()
@@ -360,6 +303,22 @@ def test_frame_on_a_stream_that_the_client_has_reset_is_an_error_of_the_stream(l
     assert not client.is_closed()
 
 
+def test_reset_of_a_late_frame_needs_no_other_cause_to_be_sent(loop: ManualLoop) -> None:
+    client = HTTP2Client.of(loop)
+    stream = client.request(POST, more=True)
+    client.reset(stream)
+    client.feed(b"\0\0\1\0\0" + stream.to_bytes(4, "big") + b"x")
+    assert client.sent.endswith(reset_frame(stream, ErrorCode.STREAM_CLOSED))
+
+
+def test_what_comes_after_a_broken_frame_is_not_dealt_with(loop: ManualLoop) -> None:
+    client = HTTP2Client.of(loop)
+    client.h2.ping(b"12345678")
+    client.feed(b"\0\0\5\2\0\0\0\0\0hello" + client.h2.data_to_send())
+    assert client.pings == []
+    assert error_code(client) == PROTOCOL_ERROR
+
+
 def test_what_comes_before_a_broken_frame_is_dealt_with(loop: ManualLoop) -> None:
     client = HTTP2Client.of(loop)
     client.h2.ping(b"12345678")
@@ -380,45 +339,3 @@ def test_exchanges_and_bytes_are_counted(loop: ManualLoop) -> None:
     assert client.runtime.counters.requests == 2
     assert client.runtime.counters.bytes_out == len(client.sent)
     assert client.runtime.counters.bytes_in > 100
-
-
-# -- what a lost connection leaves
-
-
-def test_lost_connection_may_be_what_the_drain_waited_for(loop: ManualLoop) -> None:
-    client = HTTP2Client.of(loop)
-    changes: list[int] = []
-    client.runtime.on_change = lambda: changes.append(len(client.runtime.connections))
-    client.lose()
-    assert changes == [0]
-
-
-@pytest.mark.parametrize("is_congested", [True, False])
-def test_lost_connection_is_no_blocked_writer(loop: ManualLoop, is_congested: bool) -> None:
-    client = HTTP2Client.of(loop, settings={4: 1 << 30 if is_congested else 0})
-    client.transport.congested = is_congested
-    client.give(1 << 30)
-    client.request()
-    client.call.start()
-    client.call.sending({"type": "http.response.body", "body": bytes(1 << 20), "more_body": True})
-    client.exchange()
-    assert client.runtime.blocked_writers == {client.connection}
-    client.lose()
-    assert client.runtime.blocked_writers == set()
-
-
-def test_body_is_bytes_however_it_came(loop: ManualLoop) -> None:
-    client = HTTP2Client.of(loop, http2_initial_window_size=1 << 20)
-    stream = client.request(POST, more=True)
-    for _ in range(6):
-        client.h2.send_data(stream, bytes(16384))
-    client.exchange()
-    assert {type(client.call.receive()["body"])} == {bytes}
-
-
-def test_client_that_nobody_trusts_is_not_believed(loop: ManualLoop) -> None:
-    client = HTTP2Client.of(loop)
-    fields = ((b"expect", b"100-continue"), (b"x-forwarded-for", b"192.0.2.99"), (b"x-forwarded-proto", b"https"))
-    client.request((*POST, *fields), more=True)
-    assert client.call.scope["client"] == ("192.0.2.7", 54321)
-    assert client.call.scope["scheme"] == "http"

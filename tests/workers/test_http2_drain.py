@@ -9,7 +9,7 @@ import pytest
 from outrider import http2
 from outrider.http2_writer import LINGER
 from outrider_testing.fakes import FakeTransport, ManualLoop, constant, make_context, make_runtime
-from outrider_testing.http2_client import GET, HTTP2Client
+from outrider_testing.http2_client import GET, POST, HTTP2Client
 
 NOTICE = 2**31 - 1
 
@@ -228,3 +228,68 @@ def test_connection_lingers_for_so_long(loop: ManualLoop) -> None:
     client.feed(client.h2.data_to_send())
     assert client.transport.eof_written
     assert client.connection.deadline == client.runtime.now + LINGER
+
+
+# -- when the last stream is named
+
+
+def test_late_body_does_not_hasten_the_last_stream(loop: ManualLoop) -> None:
+    client = HTTP2Client.of(loop, drain_linger=10, body_timeout=3)
+    stream = client.request(POST, b"x", more=True)
+    client.drain()
+    client.sweep(3.5)
+    assert client.response(stream).status == 408
+    assert last_streams(client) == [NOTICE]
+    client.sweep(6)
+    assert last_streams(client) == [NOTICE]
+    client.sweep(1)
+    assert last_streams(client) == [NOTICE, stream]
+    assert client.is_closed()
+
+
+def test_late_body_beside_another_request_does_not_hasten_the_last_stream(loop: ManualLoop) -> None:
+    client = HTTP2Client.of(loop, drain_linger=10, body_timeout=3)
+    client.request()
+    late = client.request(POST, b"x", more=True)
+    client.drain()
+    client.sweep(3.5)
+    assert client.response(late).status == 408
+    assert last_streams(client) == [NOTICE]
+    client.sweep(7)
+    assert last_streams(client) == [NOTICE, late]
+    assert not client.is_closed()
+
+
+def test_body_that_comes_in_time_does_not_hasten_the_last_stream(loop: ManualLoop) -> None:
+    client = HTTP2Client.of(loop, drain_linger=10, body_timeout=3)
+    stream = client.request(POST, b"x", more=True)
+    client.drain()
+    client.h2.clear_outbound_data_buffer()  # the answer to the PING
+    for _ in range(2):
+        client.sweep(2)
+        client.send(stream, bytes(1000), more=True)
+    assert last_streams(client) == [NOTICE]
+
+
+def test_client_that_does_not_answer_the_ping_has_its_deadlines_afterwards(loop: ManualLoop) -> None:
+    client = HTTP2Client.of(loop, drain_linger=2, body_timeout=5)
+    stream = client.request(POST, b"x", more=True)
+    client.drain()
+    client.sweep(2.5)
+    assert last_streams(client) == [NOTICE, stream]
+    assert client.connection.deadline == client.runtime.now + 2.5
+    client.sweep(3)
+    assert client.response(stream).status == 408
+
+
+def test_first_request_during_the_drain_may_be_the_only_one(loop: ManualLoop) -> None:
+    client = HTTP2Client.of(loop, constant(), header_timeout=0, drain_linger=2)
+    client.drain()
+    client.h2.clear_outbound_data_buffer()  # the answer to the PING
+    stream = client.request()
+    assert client.response(stream).status == 200
+    client.sweep(1.9)
+    assert last_streams(client) == [NOTICE]
+    client.sweep(0.2)
+    assert last_streams(client) == [NOTICE, stream]
+    assert client.is_closed()

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from outrider.http2_engine import LEAST_CONNECTION_WINDOW, ErrorCode
+from outrider.http2_writer import WRITE_HIGH_WATER
 from outrider.http_stream import HIGH_WATER
 from outrider_testing.fakes import ManualLoop, constant
 from outrider_testing.http2_client import POST, HTTP2Client
@@ -166,6 +167,17 @@ def test_congested_transport_makes_apps_wait(loop: ManualLoop) -> None:
     assert sending.done()
 
 
+@pytest.mark.parametrize("size, is_full", [(WRITE_HIGH_WATER - 1000, False), (WRITE_HIGH_WATER, True)])
+def test_transport_holds_so_much_before_it_is_full(loop: ManualLoop, size: int, is_full: bool) -> None:
+    client = HTTP2Client.of(loop, settings={INITIAL_WINDOW: 1 << 30})
+    client.give(1 << 30)
+    client.transport.congested = True
+    client.request()
+    client.call.respond(bytes(size))
+    client.exchange()
+    assert (client.connection.writable is not None) is is_full
+
+
 def test_response_larger_than_a_frame_is_cut_into_the_clients_frames(loop: ManualLoop) -> None:
     client = HTTP2Client.of(loop, constant(bytes(60_000)))
     client.request()
@@ -179,6 +191,7 @@ def stalled_client(loop: ManualLoop, **config: Any) -> tuple[HTTP2Client, int]:
     client = HTTP2Client.of(loop, settings={INITIAL_WINDOW: 0}, **config)
     client.acknowledges = False
     stream = client.request()
+    client.call.receive()
     client.call.start()
     client.call.sending({"type": "http.response.body", "body": bytes(200_000), "more_body": True})
     client.exchange()
@@ -231,6 +244,42 @@ def test_app_that_has_nothing_to_send_is_not_blamed_on_its_client(loop: ManualLo
     assert client.response(quiet).reset is None
 
 
+def test_client_that_makes_an_app_wait_while_another_waits_has_as_long(loop: ManualLoop) -> None:
+    client, first = stalled_client(loop, write_timeout=30)
+    client.sweep(20)
+    second = client.request()
+    client.calls[1].start()
+    client.calls[1].sending({"type": "http.response.body", "body": bytes(200_000), "more_body": True})
+    client.sweep(0.5)
+    client.sweep(9.5)
+    assert (client.response(first).reset, client.response(second).reset) == (ErrorCode.CANCEL, None)
+    client.sweep(20)
+    assert client.response(second).reset is None
+    client.sweep(0.5)
+    assert client.response(second).reset == ErrorCode.CANCEL
+
+
+def test_time_in_which_the_connection_is_congested_is_not_held_against_a_stream(loop: ManualLoop) -> None:
+    client, stream = stalled_client(loop, write_timeout=30)
+    client.sweep(20)
+    client.connection.pause_writing()
+    client.sweep(29)
+    client.connection.resume_writing()
+    client.sweep(29)
+    assert client.response(stream).reset is None
+    client.sweep(1)
+    assert client.response(stream).reset == ErrorCode.CANCEL
+
+
+def test_client_that_takes_nothing_loses_its_stream_without_a_least_rate_as_well(loop: ManualLoop) -> None:
+    client, stream = stalled_client(loop, write_timeout=30, min_body_rate=0)
+    client.give(1, stream)
+    client.sweep(30)
+    assert client.response(stream).reset is None
+    client.sweep(30)
+    assert client.response(stream).reset == ErrorCode.CANCEL
+
+
 def test_write_timeout_can_be_switched_off(loop: ManualLoop) -> None:
     client, stream = stalled_client(loop, write_timeout=0)
     client.sweep(1000)
@@ -249,119 +298,6 @@ def test_client_that_does_not_read_its_connection_is_aborted(loop: ManualLoop) -
     assert not client.transport.was_aborted()
     client.sweep(1)
     assert client.transport.was_aborted()
-
-
-# -- deadlines of requests
-
-
-def test_body_that_does_not_come_is_answered_with_408(loop: ManualLoop) -> None:
-    client = HTTP2Client.of(loop, body_timeout=30)
-    stream = client.request(POST, b"x", more=True)
-    client.sweep(30.5)
-    assert client.response(stream).status == 408
-    assert client.response(stream).reset == ErrorCode.NO_ERROR
-    client.call.receive()
-    assert client.call.receive() == {"type": "http.disconnect"}
-    assert not client.is_closed()
-
-
-def test_body_that_does_not_come_ends_a_response_that_has_begun(loop: ManualLoop) -> None:
-    client = HTTP2Client.of(loop, body_timeout=30)
-    stream = client.request(POST, b"x", more=True)
-    client.call.start()
-    client.exchange()
-    client.sweep(30.5)
-    assert client.response(stream).reset == ErrorCode.CANCEL
-
-
-def test_body_that_trickles_is_held_to_min_body_rate(loop: ManualLoop) -> None:
-    client = HTTP2Client.of(loop, body_timeout=30, min_body_rate=240)
-    stream = client.request(POST, b"x", more=True)
-    for _ in range(3):
-        client.sweep(9.9)
-        client.send(stream, b"x", more=True)
-    client.sweep(1)
-    assert client.response(stream).status == 408
-
-
-def test_body_at_a_fair_rate_may_take_its_time(loop: ManualLoop) -> None:
-    client = HTTP2Client.of(loop, body_timeout=30, min_body_rate=240)
-    stream = client.request(POST, b"x", more=True)
-    for _ in range(20):
-        client.sweep(20)
-        client.send(stream, bytes(240 * 20), more=True)
-        client.call.receive()
-        client.exchange()
-    assert client.response(stream).reset is None
-
-
-def test_client_is_not_hurried_while_the_app_does_not_receive(loop: ManualLoop) -> None:
-    client = HTTP2Client.of(loop, body_timeout=30)
-    stream = client.request(POST, more=True)
-    upload(client, stream, 1 << 20)
-    client.sweep(1000)
-    assert client.response(stream).reset is None
-    client.call.receive()
-    client.exchange()
-    client.sweep(30.5)
-    assert client.response(stream).status == 408
-
-
-def test_client_that_expects_a_continue_is_not_hurried(loop: ManualLoop) -> None:
-    client = HTTP2Client.of(loop, body_timeout=30)
-    stream = client.request((*POST, (b"expect", b"100-continue")), more=True)
-    client.sweep(1000)
-    assert client.response(stream).status == 0
-    client.call.receiving()
-    client.exchange()
-    client.sweep(30.5)
-    assert client.response(stream).status == 408
-
-
-def test_rest_of_a_body_that_does_not_come_ends_the_stream(loop: ManualLoop) -> None:
-    client = HTTP2Client.of(loop, constant(), body_timeout=30)
-    stream = client.request(POST, b"x", more=True)
-    client.sweep(30.5)
-    assert client.response(stream).complete
-    assert client.response(stream).reset == ErrorCode.NO_ERROR
-
-
-def test_deadlines_of_streams_are_their_own(loop: ManualLoop) -> None:
-    client = HTTP2Client.of(loop, body_timeout=30)
-    first = client.request(POST, more=True)
-    client.sweep(20)
-    second = client.request(POST, more=True)
-    client.sweep(10.5)
-    assert client.response(first).status == 408
-    assert client.response(second).status == 0
-    client.sweep(20)
-    assert client.response(second).status == 408
-
-
-def test_app_may_take_its_time_when_the_body_is_whole(loop: ManualLoop) -> None:
-    client = HTTP2Client.of(loop, body_timeout=30)
-    stream = client.request(POST, b"x", more=True)
-    client.send(stream, b"y")
-    client.sweep(1000)
-    client.call.respond(b"ok")
-    client.exchange()
-    assert client.response(stream).status == 200
-
-
-def test_large_piece_of_a_body_earns_no_more_than_body_timeout(loop: ManualLoop) -> None:
-    client = HTTP2Client.of(loop, body_timeout=30, min_body_rate=1)
-    stream = client.request(POST, bytes(16384), more=True)
-    client.sweep(30.5)
-    assert client.response(stream).status == 408
-
-
-def test_body_timeout_can_be_switched_off(loop: ManualLoop) -> None:
-    client = HTTP2Client.of(loop, body_timeout=0)
-    stream = client.request(POST, b"x", more=True)
-    client.send(stream, b"y", more=True)
-    client.sweep(10_000)
-    assert client.response(stream).status == 0
-    assert client.response(stream).reset is None
 
 
 def test_connection_that_is_read_again_is_no_blocked_writer(loop: ManualLoop) -> None:

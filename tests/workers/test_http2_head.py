@@ -104,6 +104,11 @@ def test_host_stands_in_for_a_missing_authority(loop: ManualLoop) -> None:
     assert read(loop, headers)[0]["headers"] == [(b"x", b"y"), (b"host", b"b.example")]
 
 
+def test_request_for_no_host_is_refused(loop: ManualLoop) -> None:
+    with pytest.raises(BadRequest):
+        read(loop, (*GET[:2], GET[3], (b"x", b"y")))
+
+
 @pytest.mark.parametrize("authority", [b"user@a", b"a b", b"a:b", b""])
 def test_authority_that_is_no_host_is_refused(loop: ManualLoop, authority: bytes) -> None:
     with pytest.raises(BadRequest):

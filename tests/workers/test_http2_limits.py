@@ -295,6 +295,18 @@ def test_connection_without_keepalive_closes_after_its_request(loop: ManualLoop)
     client.request()
     assert client.response().status == 200
     assert client.is_closed()
+    assert [goaway.error_code for goaway in client.goaways] == [ErrorCode.NO_ERROR]
+
+
+def test_connection_without_keepalive_serves_others_beside_a_request(loop: ManualLoop) -> None:
+    client = HTTP2Client.of(loop, keepalive=0)
+    client.request()
+    client.request()
+    client.calls[0].respond()
+    client.exchange()
+    client.request()
+    assert len(client.calls) == 3
+    assert client.goaways == []
 
 
 def test_frames_on_a_stream_that_the_client_has_reset_close_the_connection(loop: ManualLoop) -> None:
@@ -322,7 +334,7 @@ def test_malformed_request_is_told_in_the_log(loop: ManualLoop) -> None:
 
 def test_app_is_told_when_a_flood_closes_its_connection(loop: ManualLoop) -> None:
     client = HTTP2Client.of(loop)
-    stream = client.request()
+    stream = client.request(POST, more=True)
     flood(client, PingFrame(0, b"12345678").serialize(), 2 * BURST)
     assert client.call.receive() == {"type": "http.disconnect"}
     client._read()

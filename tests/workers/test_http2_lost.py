@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from outrider.file_region import MOST_READ
-from outrider.http_stream import HIGH_WATER
+from outrider.http_stream import HIGH_WATER, ClientDisconnected
 from outrider_testing.fakes import ManualLoop
-from outrider_testing.http2_client import POST, HTTP2Client
+from outrider_testing.http2_client import GET, POST, HTTP2Client
 from outrider_testing.server_fakes import eventually
 
 if TYPE_CHECKING:
@@ -28,6 +28,33 @@ CONNECT = (
 
 
 # -- the client resets its stream
+
+
+def test_app_is_told_that_its_client_has_cancelled(loop: ManualLoop) -> None:
+    client = HTTP2Client.of(loop)
+    client.reset(client.request(POST, more=True))
+    assert client.call.receive() == {"type": "http.disconnect"}
+    with pytest.raises(ClientDisconnected):
+        client.call.start()
+    assert client.response(client.request()).reset is None
+
+
+def test_app_that_ignores_a_cancelled_client_is_cancelled(loop: ManualLoop) -> None:
+    client = HTTP2Client.of(loop, disconnect_grace=3.0)
+    client.reset(client.request())
+    assert not client.call.cancelled
+    client.sweep(3.0)
+    assert client.call.cancelled
+
+
+def test_request_that_is_cancelled_in_the_same_breath_never_starts(loop: ManualLoop) -> None:
+    client = HTTP2Client.of(loop)
+    stream = client.h2.get_next_available_stream_id()
+    client.h2.send_headers(stream, GET, end_stream=True)
+    client.h2.reset_stream(stream)
+    client.exchange()
+    assert client.calls == []
+    assert client.runtime.streams == set()
 
 
 def test_client_that_resets_its_stream_during_the_last_piece_of_a_file_leaves_nothing_behind(
@@ -55,6 +82,46 @@ def test_client_that_resets_its_stream_during_the_last_piece_of_a_file_leaves_no
 
 
 # -- the connection is lost
+
+
+def test_lost_connection_disconnects_all_its_streams(loop: ManualLoop) -> None:
+    client = HTTP2Client.of(loop)
+    client.request(POST, more=True)
+    client.request(POST, more=True)
+    client.lose()
+    assert [call.receive()["type"] for call in client.calls] == ["http.disconnect"] * 2
+    assert client.runtime.connections == set()
+
+
+def test_client_that_shuts_down_its_sending_side_has_left(loop: ManualLoop) -> None:
+    client = HTTP2Client.of(loop)
+    client.request(POST, more=True)
+    client.transport.feed_eof()
+    loop.run_ready()
+    assert client.call.receive() == {"type": "http.disconnect"}
+    assert client.is_closed()
+
+
+def test_lost_connection_may_be_what_the_drain_waited_for(loop: ManualLoop) -> None:
+    client = HTTP2Client.of(loop)
+    changes: list[int] = []
+    client.runtime.on_change = lambda: changes.append(len(client.runtime.connections))
+    client.lose()
+    assert changes == [0]
+
+
+@pytest.mark.parametrize("is_congested", [True, False])
+def test_lost_connection_is_no_blocked_writer(loop: ManualLoop, is_congested: bool) -> None:
+    client = HTTP2Client.of(loop, settings={4: 1 << 30 if is_congested else 0})
+    client.transport.congested = is_congested
+    client.give(1 << 30)
+    client.request()
+    client.call.start()
+    client.call.sending({"type": "http.response.body", "body": bytes(1 << 20), "more_body": True})
+    client.exchange()
+    assert client.runtime.blocked_writers == {client.connection}
+    client.lose()
+    assert client.runtime.blocked_writers == set()
 
 
 def refuse(client: HTTP2Client) -> int:
@@ -131,6 +198,14 @@ def wait_for_window(client: HTTP2Client) -> None:
     client.exchange()
 
 
+def send_to_a_websocket_without_window(client: HTTP2Client) -> None:
+    client.acknowledges = False
+    accept(client)
+    client.call.sending({"type": "websocket.send", "bytes": bytes(200_000)})
+    client.exchange()
+    assert client.connection.waiting
+
+
 def finish_without_window(client: HTTP2Client) -> None:
     client.acknowledges = False
     client.request()
@@ -183,6 +258,7 @@ def let_the_body_expire(client: HTTP2Client) -> None:
         accept,
         refuse,
         close_websocket,
+        send_to_a_websocket_without_window,
     ],
     ids=lambda step: step.__name__,
 )

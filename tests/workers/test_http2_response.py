@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-from pathlib import Path
 
 import pytest
 
@@ -13,7 +12,6 @@ from outrider.http2_engine import ErrorCode
 from outrider.http2_exchange import Exchange
 from outrider_testing.fakes import FakeObserver, ManualLoop, constant
 from outrider_testing.http2_client import GET, HTTP2Client
-from outrider_testing.server_fakes import eventually
 
 HEAD = ((b":method", b"HEAD"), *GET[1:])
 
@@ -76,6 +74,33 @@ def test_response_goes_out_in_one_write(loop: ManualLoop) -> None:
     client.request()
     writes = client.transport.writes
     client.request()
+    assert client.transport.writes == writes + 1
+
+
+def test_response_that_is_alone_does_not_wait_for_the_next_turn(loop: ManualLoop) -> None:
+    client = HTTP2Client.of(loop)
+    client.request()
+    client.call.start(200, [(b"content-length", b"2")])
+    before = client.transport.writes
+    writes: list[int] = []
+
+    async def respond() -> None:
+        await client.call._send({"type": "http.response.body", "body": b"ok"})
+        writes.append(client.transport.writes)
+
+    responding = loop.create_task(respond())
+    loop.run_ready()
+    responding.result()
+    assert writes == [before + 1]
+
+
+def test_responses_to_requests_that_came_together_go_out_together(loop: ManualLoop) -> None:
+    client = HTTP2Client.of(loop, constant())
+    for _ in range(3):
+        client.h2.send_headers(client.h2.get_next_available_stream_id(), GET, end_stream=True)
+    writes = client.transport.writes
+    client.exchange()
+    assert [each.status for each in client.responses.values()] == [200] * 3
     assert client.transport.writes == writes + 1
 
 
@@ -168,24 +193,6 @@ def test_large_body_arrives_whole(loop: ManualLoop) -> None:
     client = HTTP2Client.of(loop, constant(body))
     client.request()
     assert client.response().body == body
-
-
-def test_file_arrives_whole(loop: ManualLoop, tmp_path: Path) -> None:
-    content = bytes(range(256)) * 8192
-    (tmp_path / "file").write_bytes(content)
-    client = HTTP2Client.of(loop)
-    client.request()
-    client.call.start(200, [(b"content-length", b"%d" % len(content))])
-    sending = client.call.sending({"type": "http.response.pathsend", "path": str(tmp_path / "file")})
-
-    def is_sent() -> bool:
-        client.exchange()
-        return sending.done()
-
-    eventually(loop, is_sent)
-    client.exchange()
-    assert client.response().body == content
-    assert client.response().complete
 
 
 # -- trailers and interim responses

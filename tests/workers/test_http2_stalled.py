@@ -21,6 +21,12 @@ if TYPE_CHECKING:
     from outrider.runtime import ASGIApp, Message, Receive, Scope, Send
 
 INITIAL_WINDOW = 4
+CONNECT = (
+    (b":method", b"CONNECT"),
+    (b":protocol", b"websocket"),
+    *GET[1:],
+    (b"sec-websocket-version", b"13"),
+)
 START: Message = {"type": "http.response.start", "status": 200, "headers": []}
 DEFAULT_WINDOW = 65535
 # A WINDOW_UPDATE of the whole connection.
@@ -146,6 +152,26 @@ def test_client_that_takes_one_response_is_not_blamed_for_its_slow_app_while_ano
     assert client.response(taken).reset is None
 
 
+def test_stream_that_ends_while_another_expires_does_not_expire_as_well(loop: ManualLoop) -> None:
+    client = HTTP2Client.of(loop, settings={INITIAL_WINDOW: 0}, body_timeout=20, websocket_ping_interval=20)
+    client.h2.config.validate_outbound_headers = False
+    client.request(CONNECT, more=True)
+    websocket = client.call
+    websocket.receive()
+    websocket.send({"type": "websocket.accept"})
+    websocket.send({"type": "websocket.send", "bytes": bytes(HIGH_WATER - 4)})  # and a ping is more than that
+    failing = client.request(POST, more=True)
+    client.calls[1].start()
+    client.exchange()
+    client.runtime.now += 20.5
+    client.calls[1]._end.set_exception(ValueError("no"))
+    loop.run_turn()  # which resets the stream, and has it written in the next one
+    client.connection.expire()
+    client.exchange()
+    assert client.response(failing).reset == ErrorCode.INTERNAL_ERROR
+    assert not client.is_closed()
+
+
 # -- a transport that takes nothing
 
 
@@ -183,7 +209,58 @@ def test_reset_of_a_late_frame_waits_for_a_congested_transport_but_not_for_more(
     assert client.sent.endswith(reset)
 
 
+def test_connection_that_is_not_read_is_aborted_although_no_stream_waits_any_more(loop: ManualLoop) -> None:
+    client = HTTP2Client.of(loop, settings={INITIAL_WINDOW: 0}, write_timeout=30)
+    waiting, large = client.request(), client.request()
+    client.calls[0].start()
+    client.calls[0].sending({"type": "http.response.body", "body": bytes(200_000), "more_body": True})
+    client.exchange()
+    client.give(1 << 20)
+    client.give(1 << 20, large)
+    client.transport.congested = True
+    client.calls[1].respond(bytes(200_000))
+    client.exchange()
+    client.reset(waiting)
+    client.sweep(30)
+    assert client.transport.was_aborted()
+
+
+@pytest.mark.parametrize("size, is_told", [(1000, True), (2 * FLUSH_SIZE, False)])
+def test_client_is_told_why_it_is_given_up_unless_it_waits_for_the_rest_of_a_frame(
+    loop: ManualLoop, size: int, is_told: bool
+) -> None:
+    client = HTTP2Client.of(loop, settings={INITIAL_WINDOW: 1 << 20})
+    client.give(1 << 20)
+    client.transport.congested = True
+    client.request()
+    client.call.start()
+    client.call.sending({"type": "http.response.body", "body": bytes(size), "more_body": True})
+    client.exchange()
+    before = client.sent
+    client.feed(b"\0\0\5\2\0\0\0\0\0hello")  # PRIORITY on stream 0
+    assert client.is_closed()
+    assert bool(client.goaways) is is_told
+    assert is_told or client.sent == before
+
+
 # -- the client shuts down its sending side
+
+
+def test_client_that_shuts_down_its_sending_side_and_reads_slowly_may_read_on(loop: ManualLoop) -> None:
+    client = HTTP2Client.of(loop, write_timeout=30, min_body_rate=240)
+    client.transport.congested = True
+    client.request()
+    client.call.start()
+    client.call.body(bytes(60_000), more=True)
+    client.exchange()
+    client.transport.feed_eof()
+    loop.run_ready()
+    for _ in range(3):
+        client.transport.take(240 * 30)
+        client.sweep(30.5)
+        assert not client.transport.was_aborted()
+    client.sweep(30.5)
+    assert client.transport.was_aborted()
 
 
 @pytest.mark.parametrize("size", [1000, 60_000])

@@ -11,7 +11,7 @@ import pytest
 from outrider.http2_engine import ErrorCode
 from outrider.http2_frames import FRAMES_PER_TURN
 from outrider.http2_guard import BURST
-from outrider_testing.fakes import FakeTransport, ManualLoop, constant
+from outrider_testing.fakes import FakeTLSTransport, FakeTransport, ManualLoop, constant
 from outrider_testing.http2_client import GET, POST, HTTP2Client
 
 PRIORITY_ON_0 = b"\0\0\5\2\0\0\0\0\0" + bytes(5)
@@ -114,7 +114,88 @@ def test_connection_that_ends_while_frames_are_held_is_over(loop: ManualLoop, en
     else:
         client.connection.abort()
     loop.run_ready()
+    assert client.call.receive()["type"] == "http.request"
     assert client.call.receive()["type"] == "http.disconnect"
+    assert not client.runtime.connections
+
+
+def over_tls(loop: ManualLoop, app: Any = None) -> HTTP2Client:
+    """A client over TLS that has a request with a body under way."""
+    client = HTTP2Client.of(loop, app)
+    client.transport = FakeTLSTransport(loop, client.connection)
+    client.connection._transport = client.transport
+    client.h2.send_headers(1, POST)
+    client.transport.feed(client.h2.data_to_send())
+    return client
+
+
+def send_last(client: HTTP2Client, data: bytes, end: str) -> None:
+    """Send and leave: with a closure alert that comes with the bytes, or by breaking the connection."""
+    assert isinstance(client.transport, FakeTLSTransport)
+    if end == "alert":
+        client.transport.feed_last(data)
+    else:
+        client.transport.feed(data)
+        client.transport.lose(ConnectionResetError())
+
+
+@pytest.mark.parametrize("end", ["alert", "break"])
+def test_what_is_held_is_received_although_the_transport_has_told_of_the_end(loop: ManualLoop, end: str) -> None:
+    client = over_tls(loop)
+    send_last(client, pieces(client, 1, 2000, more=False), end)
+    loop.run_ready()
+    message = client.call.receive()
+    assert (len(message["body"]), message["more_body"]) == (2000, False)
+    assert client.call.receive() == {"type": "http.disconnect"}
+    assert not client.runtime.connections
+    assert client.transport.written_late == b""
+
+
+@pytest.mark.parametrize("end", ["alert", "break"])
+def test_client_that_has_left_leaves_turns_of_the_loop_to_others(loop: ManualLoop, end: str) -> None:
+    client = over_tls(loop)
+    loop.run_ready()
+    stream = client.connection._exchanges[1].stream
+    send_last(client, pieces(client, 1, 2000), end)
+    before = 0
+    while before < 2000:
+        assert 0 < stream.buffered - before <= FRAMES_PER_TURN
+        before = stream.buffered
+        loop.run_turn()
+
+
+@pytest.mark.parametrize("end", ["alert", "break"])
+def test_nothing_is_written_to_a_client_that_has_left(loop: ManualLoop, end: str) -> None:
+    client = over_tls(loop, constant(body=b"ok"))
+    send_last(client, pieces(client, 1, 2000, more=False) + PRIORITY_ON_0, end)
+    loop.run_ready()
+    assert client.transport.written_late == b""
+    assert not client.runtime.connections
+    assert not client.runtime.streams
+
+
+PING = b"\0\0\x08\6\0\0\0\0\0" + bytes(8)
+
+
+def test_request_of_a_client_that_has_left_waits_for_nobody(loop: ManualLoop) -> None:
+    client = over_tls(loop, constant(body=bytes(1 << 18)))
+    client.h2.send_headers(3, GET, end_stream=True)
+    send_last(client, PING * FRAMES_PER_TURN + client.h2.data_to_send(), "break")
+    loop.run_ready()
+    assert not client.runtime.streams
+    assert not client.runtime.blocked_writers
+
+
+def test_what_is_held_when_the_server_has_ended_the_connection_is_ignored(loop: ManualLoop) -> None:
+    client = HTTP2Client.of(loop)
+    client.transport.feed(PING * 2 * FRAMES_PER_TURN + PRIORITY_ON_0)
+    for _ in range(2):  # the first time, what is held is given its time
+        client.connection.expire()
+    loop.run_turn()
+    assert client.transport.eof_written
+    client.transport.lose()
+    loop.run_ready()
+    assert client.log.entries == []
     assert not client.runtime.connections
 
 

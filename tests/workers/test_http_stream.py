@@ -60,6 +60,24 @@ def test_wire_is_told_when_a_full_body_is_taken(exchange: Exchange) -> None:
     assert exchange.wire.events == ["consumed"]
 
 
+def test_body_that_came_before_the_client_left_is_received(exchange: Exchange) -> None:
+    exchange.stream.feed_body(bytes(HIGH_WATER + 1))
+    exchange.stream.disconnect(connection_lost=True)
+    message = exchange.call.receive()
+    assert (len(message["body"]), message["more_body"]) == (HIGH_WATER + 1, True)
+    assert exchange.call.receive() == DISCONNECT
+    assert exchange.wire.events == [], "there is nobody to read on from"
+
+
+def test_end_of_the_body_that_came_before_the_client_left_is_received(exchange: Exchange) -> None:
+    exchange.stream.feed_body(b"a")
+    exchange.call.receive()
+    exchange.stream.end_body()
+    exchange.stream.disconnect(connection_lost=True)
+    assert exchange.call.receive() == {"type": "http.request", "body": b"", "more_body": False}
+    assert exchange.call.receive() == DISCONNECT
+
+
 def test_cancelled_receive_leaves_another_one_waiting(exchange: Exchange) -> None:
     first, second = exchange.call.receiving(), exchange.call.receiving()
     first.cancel()

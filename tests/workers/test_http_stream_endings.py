@@ -8,6 +8,7 @@ import pytest
 
 from outrider.errors import Aborted
 from outrider.http_stream import ClientDisconnected
+from outrider.meters import CELLS, Meter, histograms_of
 from outrider.runtime import Scope
 from outrider_testing.fakes import Exchange, FakeObserver, ManualLoop
 
@@ -313,9 +314,34 @@ def test_requests_are_counted(loop: ManualLoop) -> None:
     exchange.runtime.max_requests = 1
     exchange.runtime.on_max_requests = lambda: reached.append(exchange.runtime.counters.requests)
     assert exchange.runtime.streams == {exchange.stream}
-    assert exchange.stream.started_at == loop.time()
     exchange.call.send(START | {"status": 503})
     exchange.call.send(BODY)
     assert exchange.runtime.counters.requests == 1
     assert exchange.runtime.counters.errors_5xx == 1
     assert reached == [1]
+
+
+@pytest.mark.parametrize("method, status, counted", [("POST", 503, ("POST", 5)), ("BREW", 200, ("_OTHER", 2))])
+def test_requests_are_metered(loop: ManualLoop, method: str, status: int, counted: tuple[str, int]) -> None:
+    cells = memoryview(bytearray(8 * CELLS)).cast("Q")
+    exchange = Exchange(loop, start=False)
+    exchange.runtime.meter = Meter(cells)
+    exchange.stream.scope["method"] = method
+    exchange.start()
+    exchange.call.send(START | {"status": status})
+    assert histograms_of(cells) == {}
+    exchange.call.send(BODY)
+    (key, histogram), *others = histograms_of(cells).items()
+    assert (key, histogram.requests, others) == (counted, 1, [])
+    assert 0 < histogram.seconds < 5
+
+
+def test_request_whose_method_the_application_took_out_is_metered(loop: ManualLoop) -> None:
+    cells = memoryview(bytearray(8 * CELLS)).cast("Q")
+    exchange = Exchange(loop, start=False)
+    exchange.runtime.meter = Meter(cells)
+    exchange.start()
+    del exchange.stream.scope["method"]
+    exchange.call.send(START)
+    exchange.call.send(BODY)
+    assert [*histograms_of(cells)] == [("_OTHER", 2)]

@@ -11,6 +11,7 @@ import pytest
 
 from outrider import negotiation
 from outrider.http1 import HTTP1Connection
+from outrider.http2 import HTTP2Connection
 from outrider.negotiation import PREFACE, Negotiation
 from outrider.runtime import ConnectionContext, Runtime
 from outrider.tls_certificates import TLS
@@ -87,6 +88,10 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def tls(directory: Path) -> TLS:
     return make_tls(directory, http_protocols="h2,h1")
+
+
+def test_http2_is_imported_where_it_is_served() -> None:
+    assert negotiation.http2_factory() is HTTP2Connection
 
 
 # -- over TLS
@@ -198,13 +203,15 @@ def test_silence_may_be_unlimited(loop: ManualLoop) -> None:
     assert cleartext(loop, header_timeout=0.0).negotiation.deadline == math.inf
 
 
-def test_client_that_leaves_in_the_preface_is_let_go(loop: ManualLoop) -> None:
+@pytest.mark.parametrize("sent", [b"", b"PRI * ", PREFACE[:-1]])
+def test_client_that_leaves_in_the_preface_is_let_go(loop: ManualLoop, sent: bytes) -> None:
     talk = cleartext(loop)
-    talk.transport.feed(b"PRI * ")
+    talk.transport.feed(sent)
     talk.transport.feed_eof()
     loop.run_ready()
     assert talk.transport.closing
     assert not talk.runtime.connections
+    assert talk.transport.written == b""
 
 
 def test_connection_that_is_lost_is_forgotten(loop: ManualLoop) -> None:

@@ -13,16 +13,19 @@ from typing import Any
 import pytest
 
 from outrider import process_end as module
-from outrider.process_end import LEAST_TASK_PATIENCE, MOST_TASK_PATIENCE, close_loop, limit_wait_for_threads
+from outrider.process_end import LEAST_TASK_PATIENCE, LOG_PATIENCE, MOST_TASK_PATIENCE, close_loop, limit_wait_for_threads
 from outrider_testing.fakes import FakeLog
 from outrider_testing.waiting import until
 
 ENDED: list[str] = []
+FLUSHED: list[float] = []
+"""The seconds that the log was given to be written."""
 
 
 @pytest.fixture(autouse=True)
 def nothing_ended() -> None:
     ENDED.clear()
+    FLUSHED.clear()
 
 
 async def generate() -> AsyncGenerator[int, None]:
@@ -147,7 +150,7 @@ class FakeTimer:
 def test_process_without_threads_ends_as_usual(monkeypatch: pytest.MonkeyPatch) -> None:
     FakeTimer.made = []
     monkeypatch.setattr(threading, "Timer", FakeTimer)
-    limit_wait_for_threads(FakeLog(), time.monotonic() + 10)
+    limit_wait_for_threads(FakeLog(), time.monotonic() + 10, FLUSHED.append)
     assert FakeTimer.made == []
 
 
@@ -157,16 +160,17 @@ def test_threads_have_until_the_deadline(monkeypatch: pytest.MonkeyPatch, time_l
     monkeypatch.setattr(time, "monotonic", lambda: 1000.0)
     with stuck_thread():
         monkeypatch.setattr(threading, "Timer", FakeTimer)
-        limit_wait_for_threads(FakeLog(), 1000.0 + time_left)
+        limit_wait_for_threads(FakeLog(), 1000.0 + time_left, FLUSHED.append)
     assert [timer.seconds for timer in FakeTimer.made] == [patience]
 
 
 def test_thread_that_does_not_end_is_left_behind(exits: list[int]) -> None:
     log = FakeLog()
     with stuck_thread():
-        limit_wait_for_threads(log, 0.0)
+        limit_wait_for_threads(log, 0.0, FLUSHED.append)
         until(lambda: exits)
     assert exits == [0]
+    assert FLUSHED == [LOG_PATIENCE]
     assert log.messages("warning") == ["Exiting although threads of the application still run: stuck"]
 
 
@@ -180,7 +184,7 @@ def test_status_is_that_of_the_exception_on_its_way(exits: list[int], error: Bas
         try:
             yield
         finally:
-            limit_wait_for_threads(FakeLog(), 0.0)
+            limit_wait_for_threads(FakeLog(), 0.0, FLUSHED.append)
 
     with stuck_thread():
         with pytest.raises(type(error)), run():

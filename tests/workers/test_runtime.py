@@ -29,7 +29,7 @@ class FakeStream:
 
     def __init__(self, path: str, client: tuple[str, int] | None, age: float) -> None:
         self.scope = {"method": "GET", "path": "decoded\nline", "raw_path": path.encode(), "client": client}
-        self.started_at = time.monotonic() - age
+        self.started_ns = time.monotonic_ns() - int(age * 1e9)
 
 
 def test_requests_in_flight_are_described(runtime: Runtime) -> None:

@@ -3,13 +3,14 @@ from __future__ import annotations
 import fcntl
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 
 from outrider.errors import ConfigurationError
+from outrider.process_start import process_start_time
 from outrider.scoreboard import (
     LAYOUT_VERSION,
     ROW_SIZE,
@@ -19,7 +20,6 @@ from outrider.scoreboard import (
     RowSnapshot,
     Scoreboard,
     WorkerState,
-    process_start_time,
 )
 
 STALE_AFTER = 1_000
@@ -209,6 +209,73 @@ def test_private_row_sees_its_peers(processes: Processes) -> None:
     occupy(processes, only, pid=11)
     only[Field.CONNECTIONS] = 4
     assert board.claim().least_loaded_peer(processes.now, STALE_AFTER) == 4
+
+
+# What workers have counted
+
+
+def count(row: Row, status: int, requests: int) -> None:
+    for _ in range(requests):
+        row.meter.count("GET", status, time.monotonic_ns())
+    row[Field.BYTES_OUT] = 10 * requests
+
+
+def test_totals_are_those_of_all_workers(processes: Processes) -> None:
+    board = board_of(processes, 3)
+    for pid in (11, 12):
+        row = board.claim()
+        occupy(processes, row, pid)
+        count(row, 200, requests=3)
+    totals = board.totals()
+    assert totals.requests["GET", 2].requests == 6
+    assert totals.bytes_out == 60
+    assert board.totals_of(1).requests["GET", 2].requests == 3
+
+
+def test_totals_keep_what_a_dead_worker_counted(processes: Processes) -> None:
+    board = board_of(processes, 2)
+    for generation in range(3):
+        row = board.claim()
+        occupy(processes, row, 11)
+        count(row, 200 + 100 * generation, requests=2)
+        row[Field.STALLS] = 1
+        before = board.totals()
+        del processes.started[11]  # killed
+        assert board.totals() == before
+        assert board.claim().index == 0
+        assert board.totals() == before
+        assert board.totals_of(0).requests == {}
+        processes.now += UNFORKED_CLAIM_NS + 1
+    assert {key: each.requests for key, each in board.totals().requests.items()} == {
+        ("GET", 2): 2,
+        ("GET", 3): 2,
+        ("GET", 4): 2,
+    }
+    assert board.totals().stalls == 3
+
+
+def test_totals_leave_out_what_is_no_count(processes: Processes) -> None:
+    board = board_of(processes, 1)
+    first = board.claim()
+    for field in Field:
+        first[field] = 99
+    first.release()
+    board.claim()
+    assert sum(board._words[ROW_SIZE // 8 : 2 * ROW_SIZE // 8]) == 99 * 7
+
+
+def test_totals_are_read_while_no_row_is_claimed(memory_file: int) -> None:
+    board = Scoreboard(Scoreboard.create_in(memory_file, rows=2)._words, memory_file)
+    child = Child(lambda: fcntl.lockf(memory_file, fcntl.LOCK_EX))
+    finished: list[object] = []
+    reader = threading.Thread(target=lambda: finished.append(board.totals()))
+    reader.start()
+    reader.join(0.05)
+    was_waiting = not finished
+    child.reap()
+    reader.join(5)
+    assert was_waiting
+    assert len(finished) == 1
 
 
 # A row in the hands of its worker
@@ -404,8 +471,8 @@ def test_scoreboard_refuses_foreign_file(memory_file: int, content: bytes) -> No
 @pytest.mark.parametrize(
     "offset, value, reason",
     [
-        (VERSION_AT, LAYOUT_VERSION + 1, "its layout is version 2 with rows of 256 bytes"),
-        (ROW_SIZE_AT, 128, "its layout is version 1 with rows of 128 bytes"),
+        (VERSION_AT, LAYOUT_VERSION + 1, f"its layout is version {LAYOUT_VERSION + 1} with rows of {ROW_SIZE} bytes"),
+        (ROW_SIZE_AT, 128, f"its layout is version {LAYOUT_VERSION} with rows of 128 bytes"),
         (ROWS_AT, 6, "it is too short for its 6 rows"),
     ],
 )
@@ -415,42 +482,3 @@ def test_scoreboard_refuses_other_layout(memory_file: int, offset: int, value: i
     with pytest.raises(ConfigurationError, match=reason) as raised:
         Scoreboard.from_descriptor(memory_file)
     assert "\n" not in str(raised.value)
-
-
-# Process start times
-
-
-def test_process_start_time_reads_past_hostile_command_name(tmp_path: Path) -> None:
-    stat = tmp_path / "17" / "stat"
-    stat.parent.mkdir()
-    stat.write_text("17 (a) Z (b) S " + " ".join(str(number) for number in range(4, 53)))
-    assert process_start_time(17, str(tmp_path)) == 22
-
-
-@pytest.mark.parametrize("state", ["Z", "X"])
-def test_process_start_time_takes_zombie_for_dead(tmp_path: Path, state: str) -> None:
-    stat = tmp_path / "17" / "stat"
-    stat.parent.mkdir()
-    stat.write_text(f"17 (worker) {state} " + " ".join(str(number) for number in range(4, 53)))
-    assert process_start_time(17, str(tmp_path)) is None
-
-
-def test_process_start_time_is_that_of_the_kernel() -> None:
-    started = process_start_time(os.getpid())
-    assert started is not None
-    assert 0 < started / os.sysconf("SC_CLK_TCK") <= time.clock_gettime(time.CLOCK_BOOTTIME)
-
-
-def test_process_start_time_without_proc_tells_living_from_dead(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    child = Child(lambda: None)
-    living = process_start_time(child.pid, str(tmp_path))
-    child.reap()
-    assert (living, process_start_time(child.pid, str(tmp_path))) == (0, None)
-
-    def refuse(pid: int, number: int) -> None:
-        raise PermissionError(pid, number)
-
-    monkeypatch.setattr(os, "kill", refuse)
-    assert process_start_time(1, str(tmp_path)) == 0

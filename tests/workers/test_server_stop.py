@@ -23,9 +23,12 @@ from outrider.server import (
     Stop,
     drain_time,
 )
-from outrider_testing.fakes import ManualLoop
+from outrider_testing.fakes import ManualLoop, make_context
+from outrider_testing.http2_client import HTTP2Client
 from outrider_testing.server_fakes import GET, Peer, eventually
 from outrider_testing.server_stage import GRACE, HEAD_START, TICK, MakeStage, Stage
+
+INTERNAL_ERROR = 2  # RFC 9113 §7
 
 # -- drain
 
@@ -166,6 +169,20 @@ def test_deadline_cuts_requests_and_names_them(stage: Stage) -> None:
     peer.wait_closed()
     eventually(stage.loop, lambda: stage.lifespan.shutdown_timeouts)
     assert stage.lifespan.shutdown_timeouts == [pytest.approx(share, abs=TICK)]
+
+
+def test_deadline_lets_all_http2_connections_say_what_was_cut(stage: Stage) -> None:
+    clients = [HTTP2Client(stage.loop, make_context(stage.runtime)) for _ in range(3)]
+    for client in clients:
+        client.request()
+        stage.app.calls[-1].start(200)
+        client.request()
+    stage.stop(Stop.DRAIN)
+    stage.pass_time(GRACE)
+    for client in clients:
+        client.exchange()
+        assert client.response(1).reset == INTERNAL_ERROR
+        assert client.response(3).status == 503
 
 
 def stubborn(loop: ManualLoop) -> ASGIApp:

@@ -19,11 +19,15 @@ def test_tick_writes_the_row(stage: Stage) -> None:
     counters = stage.runtime.counters
     counters.requests, counters.errors_5xx, counters.bytes_in, counters.bytes_out = 11, 12, 13, 14
     stage.runtime.websockets = 15
+    stage.runtime.http2_connections = 16
+    counters.websockets = 17
     stage.loop.advance(TICK)
     row = stage.row
     assert row[Field.CONNECTIONS] == 1
     assert row[Field.IN_FLIGHT] == 1
     assert row[Field.WEBSOCKETS] == 15
+    assert row[Field.HTTP2_CONNECTIONS] == 16
+    assert row[Field.WEBSOCKETS_OPENED] == 17
     assert row[Field.REQUESTS] == 11
     assert row[Field.ERRORS_5XX] == 12
     assert row[Field.BYTES_IN] == 13

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,12 @@ def test_extension_tells_the_version(server_context: ssl.SSLContext, version: ss
 
 
 @pytest.mark.parametrize(
-    "cipher, number", [("ECDHE-RSA-AES128-GCM-SHA256", 0xC02F), ("ECDHE-ECDSA-AES256-GCM-SHA384", 0xC02C)]
+    "cipher, number",
+    [
+        ("ECDHE-RSA-AES128-GCM-SHA256", 0xC02F),
+        ("ECDHE-ECDSA-AES256-GCM-SHA384", 0xC02C),
+        ("ECDHE-ECDSA-AES128-CCM", 0xC0AC),  # not among those that Python offers by itself
+    ],
 )
 def test_extension_tells_the_cipher_suite_of_tls_12(
     directory: Path, server_context: ssl.SSLContext, cipher: str, number: int
@@ -59,8 +65,10 @@ def test_extension_tells_the_cipher_suite_of_tls_12(
     issued.private_key_and_cert_chain_pem.write_to_path(directory / "key-type.pem")
     server_context.load_cert_chain(directory / "key-type.pem")
     server_context.maximum_version = ssl.TLSVersion.TLSv1_2
+    client_context = trusting_context()
     server_context.set_ciphers(cipher)
-    assert extension(server_context, trusting_context())["cipher_suite"] == number
+    client_context.set_ciphers(cipher)
+    assert extension(server_context, client_context)["cipher_suite"] == number
 
 
 def test_extension_tells_the_cipher_suite_of_tls_13(server_context: ssl.SSLContext) -> None:
@@ -111,6 +119,58 @@ def test_client_certificate_comes_with_what_the_client_sent_along(
         pem.bytes().decode() for pem in issued.cert_chain_pems
     ).replace("\r", "")
     assert described["client_cert_name"].startswith("CN=grandchild,")
+
+
+@pytest.mark.parametrize("count", [0, 2])
+def test_chain_is_asked_for_in_public_where_that_is_possible(authority: Authority, count: int) -> None:
+    """As from Python 3.13 on, where there is none in a session that was resumed."""
+    der = ssl.PEM_cert_to_DER_cert(authority.ca.cert_pem.bytes().decode("ascii"))
+
+    class Modern:
+        def getpeercert(self, binary: bool) -> bytes:
+            assert binary
+            return der
+
+        def get_unverified_chain(self) -> list[bytes]:
+            return [der] * count
+
+        def version(self) -> str:
+            return "TLSv1.3"
+
+        def cipher(self) -> tuple[str, str, int]:
+            return "TLS_AES_128_GCM_SHA256", "TLSv1.3", 128
+
+    described = tls_extension(Modern(), None)
+    assert described["client_cert_chain"] == (ssl.DER_cert_to_PEM_cert(der),) * max(1, count)
+
+
+def resume(server_context: ssl.SSLContext, client_context: ssl.SSLContext) -> ssl.SSLObject:
+    """The server's side of a connection that resumes the session of another one."""
+    before, _ = handshake(server_context, client_context)
+    with suppress(ssl.SSLWantReadError):
+        before.read()  # the tickets, which TLS 1.3 sends behind the handshake
+    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client = client_context.wrap_bio(to_client, to_server, session=before.session)
+    server = server_context.wrap_bio(to_server, to_client, server_side=True)
+    for _ in range(3):
+        for side in (client, server):
+            with suppress(ssl.SSLWantReadError):
+                side.do_handshake()
+    assert client.session_reused
+    return server
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3], ids=["1.2", "1.3"])
+def test_client_that_resumes_its_session_is_still_named(
+    authority: Authority, directory: Path, server_context: ssl.SSLContext, version: ssl.TLSVersion
+) -> None:
+    server_context.maximum_version = version
+    pair = authority.write_pair(directory, "returning", "client@example.org", common_name="back again")
+    client_context = trusting_context()
+    client_context.load_cert_chain(*pair)
+    described = tls_extension(resume(server_context, client_context), None)
+    assert described["client_cert_chain"] == (Path(pair[0]).read_text(encoding="ascii"),)
+    assert described["client_cert_name"].startswith("CN=back again,")
 
 
 def test_version_and_cipher_that_are_not_known_are_left_out() -> None:

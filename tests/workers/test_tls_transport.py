@@ -20,7 +20,7 @@ from outrider.tls_certificates import TLS
 from outrider.tls_closing import LINGER, is_flushed, measure_backlog
 from outrider.tls_handshake import Handshakes, find_fast_transport
 from outrider_testing.certificates import Authority
-from outrider_testing.fakes import Call, FakeTransport, ManualLoop
+from outrider_testing.fakes import Call, ManualLoop
 from outrider_testing.server_fakes import GET, Peer, Scene, TLSPeer, eventually, make_tls
 
 # The test group installs aiofastnet.
@@ -340,14 +340,6 @@ def test_errors_of_the_transport_still_reach_the_loop(scene: Scene, loop: Manual
 
 
 # -- what the kernel knows
-
-
-def test_backlog_that_no_kernel_knows_is_the_transports(loop: ManualLoop) -> None:
-    transport = FakeTransport(loop, asyncio.Protocol())
-    transport.congested = True
-    transport.write(b"12345")
-    assert measure_backlog(transport) == 5
-    assert not is_flushed(transport)
 
 
 def test_backlog_shrinks_by_what_the_client_has_taken(scene: Scene) -> None:

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from outrider import watchdog as module
-from outrider.watchdog import HARD_EXIT_GRACE, WARNING_PERIOD
+from outrider.stall_detector import WARNING_PERIOD
+from outrider.watchdog import HARD_EXIT_GRACE
 from outrider_testing.watchdog_fakes import PATIENCE, Bench
 
 
@@ -29,6 +30,7 @@ def test_watchdog_logs_stack_of_blocked_loop_and_requests(stalled: Bench) -> Non
     ((level, text),) = stalled.log.lines
     assert level == "warning"
     assert text.startswith("Event loop blocked for 1.0 s and with it every other request\nMove blocking calls")
+    assert "\nBlocked at " in text
     assert "in block_the_loop\n    stalled.pass_time(1)\n" in text
     assert text.endswith("Requests in flight:\n  GET /slow")
 
@@ -56,17 +58,88 @@ def test_watchdog_logs_nothing_while_loop_beats(stalled: Bench) -> None:
     assert stalled.log.lines == []
 
 
-def test_watchdog_logs_number_of_suppressed_stalls(stalled: Bench) -> None:
-    for _ in range(3):
-        stalled.pass_time(1)
-        stalled.watchdog.beat()
-        stalled.pass_time(0.25)
-    stalled.now += WARNING_PERIOD
-    stalled.watchdog.beat()
-    stalled.watchdog.check()
+def run_loop(bench: Bench, seconds: float) -> None:
+    for _ in range(round(seconds * 4)):
+        bench.watchdog.beat()
+        bench.pass_time(0.25)
+
+
+def test_watchdog_logs_suppressed_stalls_in_one_line_later(stalled: Bench) -> None:
+    def block() -> None:
+        for _ in range(4):
+            stalled.now += 0.25
+            stalled.watchdog.check()
+
+    def block_elsewhere() -> None:
+        for _ in range(6):
+            stalled.now += 0.25
+            stalled.watchdog.check()
+
+    for each in (block, block, block_elsewhere, block_elsewhere):
+        each()
+        run_loop(stalled, 0.25)
+    assert stalled.watchdog.stalls == 4
     stalled.log.lines.clear()
+    stalled.log.stalls.clear()
+    run_loop(stalled, WARNING_PERIOD)
+    ((level, text),) = stalled.log.lines
+    assert level == "warning"
+    summary, one, two = text.splitlines()
+    assert summary == "Event loop blocked 3 more times since the last warning"
+    assert one.startswith("  1, 1.2 s: ")
+    assert two.startswith("  2, 3.5 s: ")
+    assert [(each["count"], each["seconds"], each["longest"]) for each in stalled.log.stalls] == [
+        (1, 1.25, 1.25),
+        (2, 3.5, 1.75),
+    ]
+    assert "block_elsewhere" in stalled.log.stalls[1]["frame"]
+
+
+def test_watchdog_logs_one_suppressed_stall(stalled: Bench) -> None:
+    for _ in range(2):
+        stalled.pass_time(1)
+        run_loop(stalled, 0.25)
+    run_loop(stalled, WARNING_PERIOD)
+    assert stalled.log.lines[-1][1].startswith("Event loop blocked once more since the last warning\n  1, 1.2 s: ")
+
+
+def test_watchdog_tells_of_a_stall_in_numbers_that_add_up(stalled: Bench) -> None:
+    def block_the_loop() -> None:
+        for _ in range(18):
+            stalled.now += 0.25
+            stalled.watchdog.check()
+
+    block_the_loop()  # a warning, and the last words at 4 s
+    stalled.watchdog.beat()
+    stalled.pass_time(0.25)
+    told = stalled.log.stalls
+    assert [each["count"] for each in told] == [1, 0, 0]
+    assert [each["seconds"] for each in told] == [1.0, 3.0, 0.5]
+    assert [each["longest"] for each in told] == [1.0, 4.0, 4.5]
+    assert len({each["frame"] for each in told}) == 1
+    assert "block_the_loop" in told[0]["frame"]
+    assert "stalled.watchdog.check()" in told[1]["stack"]
+    assert told[2]["stack"] == ""
+    assert stalled.watchdog.stalls == 1
+
+
+def test_watchdog_counts_stall_that_only_the_kill_would_end() -> None:
+    bench = Bench(timeout=5)
+    bench.pass_time(4)
+    assert [each["count"] for each in bench.log.stalls] == [1]
+    assert bench.watchdog.stalls == 1
+
+
+def test_watchdog_tells_all_of_a_stall_that_outlasts_the_silence(stalled: Bench) -> None:
     stalled.pass_time(1)
-    assert "Not reported since the last warning: 2 more of these\n" in stalled.log.lines[0][1]
+    run_loop(stalled, 0.25)
+    stalled.log.stalls.clear()
+    stalled.pass_time(4)  # muted, until the last words
+    run_loop(stalled, 0.25)
+    assert [(each["count"], each["seconds"]) for each in stalled.log.stalls] == [(1, 4.0), (0, 0.25)]
+    run_loop(stalled, WARNING_PERIOD)
+    assert len(stalled.log.stalls) == 2
+    assert stalled.watchdog.stalls == 2
 
 
 def test_watchdog_logs_that_no_other_thread_could_run(stalled: Bench) -> None:
@@ -292,6 +365,7 @@ def test_stop_ends_thread_and_disarms_switch(threaded: Callable[..., Bench]) -> 
     bench.watchdog.stop()
     assert not thread.is_alive()
     assert bench.switch.disarmed == 1
+    assert bench.watchdog._finder._outside == []
 
 
 def test_stop_before_start_disarms_switch() -> None:

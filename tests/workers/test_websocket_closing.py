@@ -2,25 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
 from outrider.errors import Aborted
 from outrider.http_stream import ClientDisconnected
 from outrider_testing import websocket_bytes as ws
 from outrider_testing.fakes import ManualLoop
-from outrider_testing.fakes.websocket import WebSocketExchange
-
-
-def close_frame(code: int, reason: bytes = b"") -> bytes:
-    """What the server sends to close."""
-    return bytes((0x88, 2 + len(reason))) + code.to_bytes(2, "big") + reason
-
-
-def disconnect(code: int, reason: str = "") -> dict[str, Any]:
-    return {"type": "websocket.disconnect", "code": code, "reason": reason}
-
+from outrider_testing.fakes.websocket import WebSocketExchange, close_frame, disconnect
 
 # By the client
 
@@ -248,146 +236,6 @@ def test_fault_in_answer_to_a_close_ends_it(loop: ManualLoop) -> None:
     assert exchange.call.receive() == disconnect(3000)
 
 
-# Keep-alive
-
-
-def test_client_is_pinged_and_answers(loop: ManualLoop) -> None:
-    exchange = WebSocketExchange(loop, websocket_ping_interval=20, websocket_ping_timeout=20)
-    for _ in range(3):
-        exchange.pass_time(20)
-        assert exchange.channel.take() == b"\x89\x00"
-        exchange.feed(ws.frame(ws.PONG))
-
-
-def test_client_that_does_not_answer_has_gone(loop: ManualLoop) -> None:
-    exchange = WebSocketExchange(loop, websocket_ping_interval=20, websocket_ping_timeout=5)
-    receiving = exchange.call.receiving()
-    exchange.pass_time(20)
-    exchange.channel.take()
-    exchange.pass_time(5)
-    assert exchange.channel.take()[2:4] == (1011).to_bytes(2, "big")
-    assert exchange.channel.ended == "close"
-    assert receiving.result() == disconnect(1006, "no answer to a ping")
-
-
-def test_client_is_not_given_up_while_the_application_makes_it_wait(loop: ManualLoop) -> None:
-    exchange = WebSocketExchange(loop, websocket_ping_interval=20, websocket_ping_timeout=5, websocket_max_queue=1)
-    exchange.feed(ws.frame(ws.TEXT, b"a") * 2)
-    for _ in range(10):
-        exchange.pass_time(5)
-    assert exchange.channel.ended == ""
-
-
-def test_client_that_does_not_read_is_not_pinged(loop: ManualLoop) -> None:
-    exchange = WebSocketExchange(loop)
-    exchange.channel.writable = loop.create_future()
-    exchange.pass_time(20)
-    assert exchange.channel.take() == b""
-
-
-def test_ping_is_answered(loop: ManualLoop) -> None:
-    exchange = WebSocketExchange(loop)
-    exchange.feed(ws.frame(ws.PING, b"abc"))
-    assert exchange.channel.take() == b"\x8a\x03abc"
-
-
-def test_only_the_last_ping_is_answered_to_a_client_that_does_not_read(loop: ManualLoop) -> None:
-    exchange = WebSocketExchange(loop)
-    writable = exchange.channel.writable = loop.create_future()
-    exchange.feed(ws.frame(ws.PING, b"1") + ws.frame(ws.PING, b"2") + ws.frame(ws.PING, b"3"))
-    assert exchange.channel.take() == b""
-    exchange.channel.writable = None
-    writable.set_result(None)
-    loop.run_ready()
-    assert exchange.channel.take() == b"\x8a\x013"
-
-
-def test_quiet_connection_holds_no_compressor(loop: ManualLoop) -> None:
-    exchange = WebSocketExchange(loop, headers=[(b"sec-websocket-extensions", b"permessage-deflate")])
-    exchange.call.send({"type": "websocket.send", "text": "x" * 1000})
-    compressor = exchange.stream._compressor
-    assert compressor is not None
-    assert compressor._stream is not None
-    exchange.pass_time(20)
-    assert compressor._stream is None
-
-
-# Drain
-
-
-def drain(exchange: WebSocketExchange, *, last_call: bool = False) -> None:
-    exchange.runtime.draining = True
-    exchange.stream.notify_drain(last_call=last_call)
-
-
-def test_drain_closes_with_1012(loop: ManualLoop) -> None:
-    exchange = WebSocketExchange(loop)
-    drain(exchange)
-    assert exchange.channel.take() == b""
-    exchange.pass_time(1)
-    assert exchange.channel.take() == close_frame(1012)
-    exchange.feed(ws.close(1012))
-    assert exchange.channel.ended == "close"
-    assert exchange.call.receive() == disconnect(1012)
-
-
-def test_drain_spreads_many_over_the_window(loop: ManualLoop) -> None:
-    exchanges = [WebSocketExchange(loop, graceful_timeout=30, websocket_ping_interval=0) for _ in range(100)]
-    for exchange in exchanges:
-        exchange.runtime.websockets = 1_000_000
-        drain(exchange)
-    deadlines = [exchange.channel.deadline - loop.time() for exchange in exchanges]
-    assert min(deadlines) < 7
-    assert 14 < max(deadlines) <= 21
-
-
-def test_drain_lets_few_go_at_once(loop: ManualLoop) -> None:
-    exchange = WebSocketExchange(loop, graceful_timeout=30)
-    drain(exchange)
-    drain(exchange)
-    assert exchange.channel.deadline - loop.time() <= 0.01
-
-
-def test_last_call_closes_at_once(loop: ManualLoop) -> None:
-    exchange = WebSocketExchange(loop)
-    drain(exchange, last_call=True)
-    assert exchange.channel.take() == close_frame(1012)
-    drain(exchange, last_call=True)
-    assert exchange.channel.take() == b""
-
-
-def test_messages_on_their_way_are_received_in_a_drain(loop: ManualLoop) -> None:
-    exchange = WebSocketExchange(loop, websocket_max_queue=1)
-    drain(exchange, last_call=True)
-    exchange.feed(ws.frame(ws.TEXT, b"a") + ws.frame(ws.TEXT, b"b") + ws.close(1012))
-    assert [exchange.call.receive().get("text") for _ in range(2)] == ["a", "b"]
-    assert exchange.call.receive() == disconnect(1012)
-
-
-def test_drain_leaves_a_handshake_to_the_application(loop: ManualLoop) -> None:
-    exchange = WebSocketExchange(loop, accept=False)
-    drain(exchange, last_call=True)
-    exchange.call.receive()
-    exchange.call.send({"type": "websocket.accept"})
-    assert exchange.wire.accepted == []
-
-
-def test_cut_at_the_end_of_a_drain_is_1012(loop: ManualLoop) -> None:
-    exchange = WebSocketExchange(loop)
-    exchange.runtime.draining = True
-    exchange.stream.cancel()
-    loop.run_ready()
-    assert exchange.call.cancelled
-    assert exchange.channel.take() == close_frame(1012)
-
-
-def test_cut_during_the_handshake_is_503(loop: ManualLoop) -> None:
-    exchange = WebSocketExchange(loop, accept=False)
-    exchange.stream.cancel()
-    loop.run_ready()
-    assert exchange.wire.events[0][0] == 503
-
-
 # What happens only once, or never
 
 
@@ -429,49 +277,6 @@ def test_close_timeout_of_0_is_none(loop: ManualLoop) -> None:
     assert exchange.channel.ended == ""
 
 
-def test_late_pong_is_sent_each_time_that_the_client_reads_again(loop: ManualLoop) -> None:
-    exchange = WebSocketExchange(loop)
-    for payload in (b"1", b"2"):
-        writable = exchange.channel.writable = loop.create_future()
-        exchange.feed(ws.frame(ws.PING, payload))
-        exchange.channel.writable = None
-        writable.set_result(None)
-        loop.run_ready()
-        assert exchange.channel.take() == b"\x8a\x01" + payload
-
-
-def test_clients_that_connect_at_once_are_not_pinged_at_once(loop: ManualLoop) -> None:
-    exchanges = [WebSocketExchange(loop, websocket_ping_interval=20) for _ in range(100)]
-    deadlines = [exchange.channel.deadline - loop.time() for exchange in exchanges]
-    assert 10 <= min(deadlines) < 13
-    assert 17 < max(deadlines) <= 20
-
-
-def test_ping_in_a_drain_does_not_put_the_close_off(loop: ManualLoop) -> None:
-    exchange = WebSocketExchange(loop, websocket_ping_interval=20, websocket_ping_timeout=0)
-    exchange.stream._leave_at = loop.time() + 25
-    exchange.pass_time(20)
-    assert exchange.channel.take() == b"\x89\x00"
-    exchange.pass_time(5)
-    assert exchange.channel.take() == close_frame(1012)
-
-
-def test_second_notice_of_a_drain_changes_nothing(loop: ManualLoop) -> None:
-    exchange = WebSocketExchange(loop, graceful_timeout=30, websocket_ping_interval=0)
-    exchange.runtime.websockets = 1_000_000
-    drain(exchange)
-    deadline = exchange.channel.deadline
-    drain(exchange)
-    assert exchange.channel.deadline == deadline
-
-
-def test_drain_does_not_put_a_ping_off(loop: ManualLoop) -> None:
-    exchange = WebSocketExchange(loop, graceful_timeout=1_000_000, websocket_ping_interval=1)
-    exchange.runtime.websockets = 100_000_000
-    drain(exchange)
-    assert exchange.channel.deadline <= loop.time() + 1
-
-
 def test_application_that_sends_after_its_own_close_is_told(loop: ManualLoop) -> None:
     exchange = WebSocketExchange(loop)
     exchange.call.send({"type": "websocket.close"})
@@ -508,15 +313,6 @@ def test_call_that_is_cancelled_after_the_close_is_no_error(loop: ManualLoop) ->
     loop.run_ready()
     assert exchange.call.cancelled
     assert exchange.log.messages("error") == []
-
-
-def test_call_that_ends_may_be_what_the_drain_waited_for(loop: ManualLoop) -> None:
-    exchange = WebSocketExchange(loop)
-    changes: list[int] = []
-    exchange.runtime.on_change = lambda: changes.append(len(exchange.runtime.streams))
-    drain(exchange, last_call=True)
-    exchange.call.finish()
-    assert changes == [0]
 
 
 def test_abort_of_the_worker_passes_through(loop: ManualLoop) -> None:

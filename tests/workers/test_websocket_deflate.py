@@ -9,6 +9,9 @@ import pytest
 
 from outrider.websocket_deflate import Agreement, Compressor, Inflater, negotiate
 from outrider.websocket_frames import INVALID_DATA, WebSocketError
+from outrider_testing import websocket_bytes as ws
+from outrider_testing.fakes import ManualLoop
+from outrider_testing.fakes.websocket import WebSocketExchange
 
 NAME = b"permessage-deflate"
 BASE = b"permessage-deflate; client_no_context_takeover"
@@ -28,6 +31,7 @@ TAIL = b"\x00\x00\xff\xff"
         (b"permessage-deflate; server_no_context_takeover", BASE + b"; server_no_context_takeover"),
         (b"permessage-deflate; server_max_window_bits=15", BASE + b"; server_max_window_bits=12"),
         (b"permessage-deflate; server_max_window_bits=9", BASE + b"; server_max_window_bits=9"),
+        (b'permessage-deflate; server_max_window_bits="10"', BASE + b"; server_max_window_bits=10"),
         (b"x-webkit-deflate-frame, permessage-deflate", BASE),
         (b"permessage-deflate; server_max_window_bits=8, permessage-deflate", BASE),
     ],
@@ -49,7 +53,9 @@ def test_offer_is_accepted(offers: bytes, response: bytes) -> None:
         b"permessage-deflate; client_max_window_bits=7",
         b"permessage-deflate; server_no_context_takeover=1",
         b"permessage-deflate; client_no_context_takeover; client_no_context_takeover",
+        b'permessage-deflate; server_max_window_bits="16"',
         b"permessage-deflate; unknown",
+        b"permessage-deflate; unknown=10",
         b"permessage-deflate; server_max_window_bits=ten",
         b"permessage-deflate;",
     ],
@@ -94,6 +100,7 @@ def test_client_with_context_inflates_after_a_release() -> None:
     compressor.release()
     compressed += [compressor.compress(MESSAGE), compressor.compress(MESSAGE)]
     assert inflate_all(compressed) == [MESSAGE] * 3
+    assert compressed[1] == compressed[0], "it refers to nothing from before"
 
 
 def deflate(payload: bytes) -> bytes:
@@ -124,6 +131,21 @@ def test_message_that_ends_with_a_last_block_is_inflated() -> None:
     assert [inflater.inflate(hello, None, is_end=True) for _ in range(2)] == [b"Hello", b"Hello"]
 
 
+@pytest.mark.parametrize("at", range(9))
+def test_message_that_ends_with_a_last_block_may_be_cut_anywhere(at: int) -> None:
+    hello = bytes.fromhex("f348cdc9c9070000")
+    inflater = Inflater()
+    for _ in range(2):
+        first = inflater.inflate(hello[:at], None, is_end=False)
+        assert first + inflater.inflate(hello[at:], None, is_end=True) == b"Hello"
+
+
+def test_message_that_ends_within_a_block_is_refused() -> None:
+    stored = bytes.fromhex("000500faff") + b"ab"  # five bytes are announced
+    with pytest.raises(WebSocketError):
+        Inflater().inflate(stored, None, is_end=True)
+
+
 @pytest.mark.parametrize("data", [b"\xff\xff\xff", bytes.fromhex("f348cdc9c90700") + b"junk", deflate(MESSAGE)[5:]])
 def test_what_is_no_deflate_data_is_refused(data: bytes) -> None:
     with pytest.raises(WebSocketError) as caught:
@@ -150,3 +172,18 @@ def test_client_may_use_the_largest_window() -> None:
     data = deflate(far + far)
     assert len(data) < 21_000, "it refers back as far as that"
     assert Inflater().inflate(data, None, is_end=True) == far + far
+
+
+# In a WebSocket
+
+
+def test_client_may_compress_where_that_was_agreed_upon(loop: ManualLoop) -> None:
+    exchange = WebSocketExchange(loop, headers=[(b"sec-websocket-extensions", NAME)])
+    exchange.feed(ws.frame(ws.TEXT, deflate(MESSAGE), ws.FINAL | ws.COMPRESSED))
+    assert exchange.call.receive()["text"] == MESSAGE.decode()
+
+
+def test_client_may_not_compress_elsewhere(loop: ManualLoop) -> None:
+    exchange = WebSocketExchange(loop)
+    exchange.feed(ws.frame(ws.TEXT, deflate(MESSAGE), ws.FINAL | ws.COMPRESSED))
+    assert exchange.call.receive()["code"] == 1002

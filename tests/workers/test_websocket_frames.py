@@ -101,6 +101,13 @@ def test_client_sends(data: bytes, told: list[Any], step: int) -> None:
     assert read(data, step) == told
 
 
+@pytest.mark.parametrize("step", [0, 1])
+@pytest.mark.parametrize("mask", [bytes(4), b"\x82\xfe\x7f\x80", b"\xff\x00\x81\x85"])
+def test_client_may_choose_any_mask(mask: bytes, step: int) -> None:
+    frames = ws.frame(ws.TEXT, b"hello", mask=mask) + ws.frame(ws.BINARY, bytes(5), mask=mask)
+    assert read(frames, step) == ["hello", bytes(5)]
+
+
 CLIENT_BREAKS = [
     ("no mask", ws.frame(ws.TEXT, b"a", mask=None), PROTOCOL_ERROR),
     ("no mask on a short frame", ws.frame(ws.TEXT, b"a" * 20, mask=None) * 2, PROTOCOL_ERROR),
@@ -145,8 +152,10 @@ def test_text_is_refused_at_the_first_octet_that_is_wrong() -> None:
     data = ws.frame(ws.TEXT, b"abc\xf4\x90" + b"x" * 1000)
     recorder = Recorder()
     recorder.reader.feed(data[: 8 + 4])
-    with pytest.raises(WebSocketError):
+    with pytest.raises(WebSocketError) as caught:
         recorder.reader.feed(data[8 + 4 : 8 + 5])
+    error = caught.value
+    assert (error.code, error.reason, str(error)) == (INVALID_DATA, "a text that is not UTF-8", error.reason)
 
 
 # Sizes
@@ -201,6 +210,11 @@ def test_compressed_message_of_the_largest_size_is_read() -> None:
     assert read(frame, most=1000, inflater=Inflater()) == [bytes(1000)]
 
 
+def test_compressed_message_of_any_size_is_read_where_there_is_no_limit() -> None:
+    frame = ws.frame(ws.BINARY, deflate(bytes(1000)), ws.FINAL | ws.COMPRESSED)
+    assert read(frame, most=0, inflater=Inflater()) == [bytes(1000)]
+
+
 def test_compressed_text_that_is_not_utf8_is_refused() -> None:
     frame = ws.frame(ws.TEXT, deflate(b"\xff"), ws.FINAL | ws.COMPRESSED)
     assert read(frame, inflater=Inflater()) == [INVALID_DATA]
@@ -219,6 +233,16 @@ def test_paused_reader_tells_the_rest_after_resume() -> None:
     recorder.pauses = False
     recorder.reader.resume()
     assert recorder.events == ["a", "b", "c", ("ping", b"")]
+
+
+def test_frame_that_is_cut_behind_a_pause_is_told_whole() -> None:
+    recorder = Recorder(pauses=True)
+    last = ws.frame(ws.TEXT, b"c")
+    recorder.reader.feed(ws.frame(ws.TEXT, b"a") + ws.frame(ws.TEXT, b"b") + last[:3])
+    recorder.pauses = False
+    recorder.reader.resume()
+    recorder.reader.feed(last[3:])
+    assert recorder.events == ["a", "b", "c"]
 
 
 # What the server sends

@@ -59,7 +59,8 @@ def test_bad_request_is_refused(changes: dict[bytes, bytes | None], status: int)
     with pytest.raises(BadRequest) as caught:
         check_request("GET", headers)
     assert caught.value.status == status
-    assert (dict(caught.value.fields).get(b"sec-websocket-version") == b"13") is (status == 426)
+    expected = {b"upgrade": b"websocket", b"sec-websocket-version": b"13"} if status == 426 else {}
+    assert dict(caught.value.fields) == expected
 
 
 def test_two_keys_are_refused() -> None:
@@ -68,8 +69,9 @@ def test_two_keys_are_refused() -> None:
 
 
 def test_other_method_is_refused() -> None:
-    with pytest.raises(BadRequest, match="GET"):
+    with pytest.raises(BadRequest, match="GET") as caught:
         check_request("POST", list(GOOD.items()))
+    assert caught.value.status == 400
 
 
 def test_accept_value_is_that_of_the_rfc() -> None:

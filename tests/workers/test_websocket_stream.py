@@ -323,7 +323,7 @@ def test_observer_is_told_once_at_the_end(loop: ManualLoop) -> None:
     exchange.feed(ws.close(1000))
     assert [event[0] for event in exchange.observer.events] == ["started"]
     exchange.call.finish()
-    assert exchange.observer.events[-1] == ("token", "/x", 101, [], 3)
+    assert exchange.observer.events[-1] == ("token", "/x", 101, [], 3, 1000)
     assert exchange.runtime.counters.requests == 1
 
 

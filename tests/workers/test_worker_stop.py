@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from outrider.config import ServerConfig
+from outrider.scoreboard import Field
 from outrider.server import Stop
 from outrider_testing.worker_fakes import MakeWorker, lines_of, with_server, with_watchdog
 
@@ -78,6 +79,13 @@ def test_orphan_whose_loop_hangs_aborts_itself(
     worker._abort_if_unwatched(silent)
     worker._abort_if_unwatched(silent)  # the abort does not come at once; it must not be asked for again
     assert len(watchdog.expiries) == is_aborted
+
+
+def test_stalls_are_in_the_row_though_the_loop_hangs(make_worker: MakeWorker) -> None:
+    worker = make_worker()
+    with_watchdog(worker).stalls = 3
+    worker._guard(0.0)
+    assert worker.row[Field.STALLS] == 3
 
 
 def test_byte_in_the_pipe_is_taken(make_worker: MakeWorker) -> None:

@@ -27,9 +27,10 @@ def make(subject: crypto.Name, names: list[crypto.GeneralName] | None = None, ye
         .issuer_name(crypto.Name([crypto.NameAttribute(CN, "issuer")]))
         .public_key(KEY.public_key())
         .serial_number(1 << 150)
-        .not_valid_before(dt.datetime(2020, 1, 1, tzinfo=dt.UTC))
+        .not_valid_before(dt.datetime(min(year, 2020), 1, 1, tzinfo=dt.UTC))
         .not_valid_after(dt.datetime(year, 2, 3, 4, 5, 6, tzinfo=dt.UTC))
         .add_extension(crypto.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(crypto.IssuerAlternativeName([crypto.DNSName("issuer.example")]), critical=False)
     )
     if names is not None:
         builder = builder.add_extension(crypto.SubjectAlternativeName(names), critical=False)
@@ -108,7 +109,9 @@ def test_attribute_without_a_descriptor_is_written_in_hexadecimal() -> None:
     assert subject_of(make(subject)) == "1.3.6.1.4.1.99999.1.300=#0c026162"
 
 
-@pytest.mark.parametrize("oid", ["2.999.5", "1.2.840.113549.1.9.2", "0.5.1"])
+@pytest.mark.parametrize(
+    "oid", ["2.999.5", "1.2.840.113549.1.9.2", "0.5.1", "0.39.1", "1.0.1", "1.39.16384", "2.0.16383", "2.40.1"]
+)
 def test_attribute_is_named_by_its_number(oid: str) -> None:
     assert subject_of(make(name((crypto.ObjectIdentifier(oid), "x")))).startswith(f"{oid}=#")
 
@@ -116,6 +119,11 @@ def test_attribute_is_named_by_its_number(oid: str) -> None:
 def test_attribute_that_is_no_string_is_written_in_hexadecimal() -> None:
     attribute = crypto.NameAttribute(NameOID.X500_UNIQUE_IDENTIFIER, b"\x05", _ASN1Type.BitString)
     assert subject_of(make(crypto.Name([attribute]))) == "2.5.4.45=#030105"
+
+
+def test_registered_attribute_that_is_no_string_is_written_in_hexadecimal() -> None:
+    octets = make(name((CN, "x"))).replace(b"\x55\x04\x03\x0c\x01x", b"\x55\x04\x03\x04\x01x")
+    assert subject_of(octets) == "CN=#040178"
 
 
 def test_registered_attributes_go_by_their_descriptors() -> None:
@@ -140,7 +148,7 @@ def test_certificate_without_alternative_names_has_no_dns_names() -> None:
     assert read_certificate(make(name((CN, "host.example")))).dns_names == ()
 
 
-@pytest.mark.parametrize("year", [2031, 2049, 2050, 2150])
+@pytest.mark.parametrize("year", [1950, 1999, 2031, 2049, 2050, 2150])
 def test_last_day_is_read_from_either_kind_of_time(year: int) -> None:
     certificate = read_certificate(make(name((CN, "x")), year=year))
     assert certificate.last_day == f"{year}-02-03"

@@ -16,12 +16,15 @@ from gunicorn import glogging
 from gunicorn.glogging import Logger
 from gunicorn.instrument.statsd import Statsd
 
+from outrider.access_json import AccessFormatter
 from outrider.log_atoms import Format, Line, escape
+from outrider.log_relay import Relay
 from outrider.request_views import RequestView, ResponseView, request_environ
 from outrider.runtime import Scope
 
 __all__ = ["AccessLog", "RequestView", "ResponseView", "request_environ"]
 
+_CALL_HANDLERS = logging.Logger.callHandlers
 _STOCK = {
     name: inspect.getattr_static(Logger, name)
     for name in ("access", "access_log_enabled", "atoms", "atoms_wrapper_class", "now", "_get_user")
@@ -55,7 +58,13 @@ class AccessLog:
         self.enabled: bool = self._writes_lines or self._sends_metrics
 
     def write(
-        self, scope: Scope, status: int, headers: Sequence[Any], sent: int, started_ns: int, ended_ns: int
+        self,
+        scope: Scope,
+        status: int,
+        headers: Sequence[Any],
+        sent: int,
+        microseconds: int,
+        close_code: int | None = None,
     ) -> None:
         """Log a request that has been answered; never raises.
 
@@ -64,13 +73,14 @@ class AccessLog:
             status: of the response.
             headers: of the response, as the application sent them.
             sent: bytes of the response's body.
-            started_ns: monotonic nanoseconds.
-            ended_ns: as `started_ns`.
+            microseconds: that the request took.
+            close_code: of a WebSocket.
         """
         log = self._log
         try:
             line = Line(log, scope, status, headers, sent)
-            line.microseconds = (ended_ns - started_ns) // 1000
+            line.microseconds = microseconds
+            line.close_code = close_code
             if self._format is None:
                 log.access(*line.arguments())
                 return
@@ -92,6 +102,15 @@ class AccessLog:
 def _emit(logger: logging.Logger, form: Format, line: Line) -> None:
     if not logger.isEnabledFor(logging.INFO):
         return
+    relay = _only_relay(logger)
+    if relay is not None:
+        formatter = relay.handler.formatter
+        if type(formatter) is AccessFormatter:
+            relay.put(formatter.text_of(line))
+            return
+        if type(formatter) is logging.Formatter and formatter._fmt == Logger.access_fmt:  # noqa: SLF001  # no other way
+            relay.put(form.text % form.atoms_of(line))
+            return
     atoms = form.atoms_of(line)
     if type(logger) is logging.Logger:
         # What info() does, but for the search of the stack for the place it was called from.
@@ -99,6 +118,17 @@ def _emit(logger: logging.Logger, form: Format, line: Line) -> None:
         logger.handle(record)
     else:
         logger.info(form.text, atoms)
+
+
+def _only_relay(logger: logging.Logger) -> Relay | None:
+    """What a record would come to and nothing else, if that is so: the record need not be made then."""
+    handlers = logger.handlers
+    if len(handlers) != 1 or logger.filters or logger.propagate or type(logger) is not logging.Logger:
+        return None
+    relay: object = handlers[0].handle
+    if not isinstance(relay, Relay) or not relay.takes_lines():
+        return None
+    return relay if logging.Logger.callHandlers is _CALL_HANDLERS else None
 
 
 def _is_stock(log: Any) -> bool:

@@ -72,7 +72,8 @@ class FileRegion:
             OSError: it has no descriptor, or the descriptor is closed.
             ValueError: as of the constructor.
         """
-        region = cls(os.dup(file.fileno()), file.tell() if offset is None else offset, count)
+        start = file.tell() if offset is None else offset
+        region = cls(os.dup(file.fileno()), start, count)
         if offset is None:
             file.seek(region.offset + region.left)
         return region

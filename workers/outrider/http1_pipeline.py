@@ -269,6 +269,7 @@ class Pipeline(ResponseWriter):
             self._send_refusal(error)
 
     def _send_refusal(self, error: BadRequest) -> None:
+        self.runtime.note_refusal(error.status)
         body = HTTPStatus(error.status).phrase.encode()
         fields = [(b"content-type", b"text/plain"), (b"content-length", b"%d" % len(body)), *error.fields]
         head, *_ = encode_fields(fields)

@@ -42,7 +42,6 @@ class UpgradableConnection(Pipeline):
         self._write(b"".join((STATUS_LINES[101], accept, fields[0], ending)))
         is_blocked = self.writable is not None
         self._leave()
-        self._active = None
         connection = WebSocketConnection(self._context, self._transport, stream)
         if is_blocked:
             connection.pause_writing()  # the transport has said so, and does not say it again
@@ -71,10 +70,10 @@ class UpgradableConnection(Pipeline):
     def _feed_websocket(self, data: bytes) -> None:
         """Bytes behind the handshake: they wait until the application has accepted, and a client should as well."""
         stream = self._websocket
-        if stream is None or not data:
+        if stream is None:
             return
         stream.feed(data)
-        if stream.buffered > HIGH_WATER and not self._paused:
+        if stream.buffered > HIGH_WATER:
             self._paused = True
             self._transport.pause_reading()
 

@@ -18,7 +18,7 @@ from outrider.http2_frames import FRAMES_PER_TURN, Violation
 from outrider.http2_guard import CONTROL_FRAME, LEAST_WINDOW_UPDATE, LOST_STREAM
 from outrider.http2_head import Malformed, interpret
 from outrider.http2_websocket import Tunnel
-from outrider.http2_writer import CLOSED, LAST, LEAVING, OPEN, WRITE_HIGH_WATER, ConnectionWriter
+from outrider.http2_writer import CLOSED, LAST, LEAVING, LOST, OPEN, WRITE_HIGH_WATER, ConnectionWriter
 from outrider.http_stream import HTTPStream
 from outrider.runtime import EXPECTS_CONTINUE, name_peer
 from outrider.tls_closing import is_flushed
@@ -36,7 +36,7 @@ FEED_SLICE = 65536
 class HTTP2Connection(ConnectionWriter):
     """One client connection. Who negotiated HTTP/2 makes it; the transport and the server's sweep drive it."""
 
-    __slots__ = ("_excused", "_held", "_last_stream", "_template", "_unstarted")
+    __slots__ = ("_excused", "_held", "_last_stream", "_leaves_at", "_template", "_unstarted")
 
     def __init__(self, context: ConnectionContext) -> None:
         super().__init__(context)
@@ -47,6 +47,8 @@ class HTTP2Connection(ConnectionWriter):
         self._held: bytes | None = None
         # The deadline that a client got because something of it was unread.
         self._excused = -FOREVER
+        # When LEAVING becomes LAST although the client has not answered the PING.
+        self._leaves_at = FOREVER
 
     # -- what the transport calls
 
@@ -55,22 +57,22 @@ class HTTP2Connection(ConnectionWriter):
         self._transport = cast("asyncio.Transport", transport)
         self._transport.set_write_buffer_limits(high=WRITE_HIGH_WATER)
         self.deadline = self._in(self.runtime.config.header_timeout)
+        self.runtime.http2_connections += 1
         if self.runtime.draining:
             self.begin_drain()
         self.flush()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """asyncio: the connection is gone."""
-        self._phase = CLOSED
         self.runtime.connections.discard(self)
+        self.runtime.http2_connections -= 1
         self.runtime.blocked_writers.discard(self)
-        self._drop_exchanges()
+        self._lose()
         self.runtime.on_change()
 
     def eof_received(self) -> bool:
         """asyncio: the client sends no more. Without its window updates and acknowledgements there is no HTTP/2."""
-        self._phase = CLOSED
-        self._drop_exchanges()
+        self._lose()
         self._close()
         return False
 
@@ -110,9 +112,11 @@ class HTTP2Connection(ConnectionWriter):
         held, self._held = self._held, None
         self._frames.frames_left = FRAMES_PER_TURN
         transport = self._transport
-        if held and self._phase is not CLOSED and not transport.is_closing():
+        if held and (self._phase is LOST or not (self._phase is CLOSED or transport.is_closing())):
             self._receive(held)
-        if (self._frames.frames_left or self._phase is CLOSED) and not transport.is_closing():
+        if self._phase is LOST:
+            self._lose()
+        elif (self._frames.frames_left or self._phase is CLOSED) and not transport.is_closing():
             transport.resume_reading()
 
     def _feed(self, data: bytes | memoryview) -> None:
@@ -184,8 +188,6 @@ class HTTP2Connection(ConnectionWriter):
             if error.status != HTTPStatus.SERVICE_UNAVAILABLE:  # which is no fault of the client's
                 self._spend(LOST_STREAM)
             return
-        if not self._exchanges and self._phase is OPEN:
-            self.deadline = FOREVER
         self._exchanges[stream_id] = exchange
         if not event.end_stream:
             exchange.expect_body()
@@ -210,15 +212,8 @@ class HTTP2Connection(ConnectionWriter):
         if exchange is not None:
             exchange.end()
 
-    def _on_reset(self, event: engine.StreamReset) -> None:
-        """The client has cancelled the stream; that it is closed is the next event."""
-        if event.stream_id not in self._exchanges:
-            self._spend(CONTROL_FRAME)
-
     def _on_closed(self, event: engine.StreamClosed) -> None:
         exchange = self._exchanges.pop(event.stream_id, None)
-        if self._to_reset:
-            self._to_reset.discard(event.stream_id)
         if event.error_code:
             self._frames.forgive(event.stream_id)
         if exchange is None:
@@ -263,6 +258,8 @@ class HTTP2Connection(ConnectionWriter):
             if runtime.shed:
                 runtime.shed -= 1
                 self.begin_drain()
+        elif self._phase is LEAVING:  # with its first request after the drain had begun, or the time is set already
+            self.deadline = self._leaves_at = min(self._leaves_at, runtime.now + runtime.config.drain_linger)
 
     # -- what the server calls
 
@@ -277,7 +274,8 @@ class HTTP2Connection(ConnectionWriter):
         self.engine.announce_shutdown()
         self.engine.ping()
         if self._last_stream:
-            self.deadline = min(self.deadline, self.runtime.now + self.runtime.config.drain_linger)
+            self._leaves_at = self.runtime.now + self.runtime.config.drain_linger
+            self.deadline = min(self.deadline, self._leaves_at)
         self.schedule_flush()
 
     def expire(self) -> None:
@@ -292,11 +290,7 @@ class HTTP2Connection(ConnectionWriter):
         elif self._phase is CLOSED:
             self._close()
         elif self._exchanges:
-            if self._phase is LEAVING:
-                self._finish()
-            for exchange in [each for each in self._exchanges.values() if each.deadline <= now]:
-                exchange.expire()
-            self.deadline = min((each.deadline for each in self._exchanges.values()), default=self.deadline)
+            self._expire_exchanges(now)
         elif self.deadline != self._excused and (self._held or is_readable(self._transport)):
             # A request is here, and the loop was too busy to read it: the next sweep finds it read. If it does not,
             # that was half a TLS record, or the end of the connection, which no transport tells of behind one.
@@ -306,6 +300,16 @@ class HTTP2Connection(ConnectionWriter):
 
     # -- inside
 
+    def _expire_exchanges(self, now: float) -> None:
+        if self._leaves_at <= now:
+            self._leaves_at = FOREVER
+            self._finish()
+        for exchange in [each for each in self._exchanges.values() if each.deadline <= now]:
+            if exchange.id in self._exchanges:  # what one sends may be what closes another
+                exchange.expire()
+        if self._exchanges:
+            self.deadline = min(self._leaves_at, *(each.deadline for each in self._exchanges.values()))
+
     def _spend(self, points: int) -> None:
         self._patience.spend(points, self.runtime.now)
 
@@ -314,7 +318,7 @@ class HTTP2Connection(ConnectionWriter):
         if self._phase is CLOSED:
             return
         self.runtime.log.warning("Closed the connection of %s: %s", name_peer(self.client), reason)
-        if not self._has_more:  # or it would be in the middle of a frame
+        if not (self._has_more or self._transport.is_closing()):  # never in the middle of a frame
             self._transport.write(engine.goaway_frame(self._last_stream, code))
         self._linger()
         self._drop_exchanges()
@@ -326,6 +330,17 @@ class HTTP2Connection(ConnectionWriter):
         self._phase = LAST
         self.engine.shut_down()
         self.schedule_flush()
+
+    def _lose(self) -> None:
+        """The client has gone: it is over when what is held has had its turn.
+
+        A transport may tell of the end although it was paused: that of uvloop does, over TLS.
+        """
+        if self._held is not None and self._phase is not CLOSED:
+            self._phase = LOST
+            return
+        self._phase = CLOSED
+        self._drop_exchanges()
 
     def _drop_exchanges(self) -> None:
         exchanges = list(self._exchanges.values())
@@ -339,7 +354,6 @@ _HANDLERS: dict[type, Callable[[HTTP2Connection, Any], None]] = {
     engine.RequestReceived: HTTP2Connection._on_request,  # noqa: SLF001  # of this class
     engine.DataReceived: HTTP2Connection._on_data,  # noqa: SLF001
     engine.TrailersReceived: HTTP2Connection._on_trailers,  # noqa: SLF001
-    engine.StreamReset: HTTP2Connection._on_reset,  # noqa: SLF001
     engine.StreamClosed: HTTP2Connection._on_closed,  # noqa: SLF001
     engine.SettingsReceived: HTTP2Connection._on_control_frame,  # noqa: SLF001
     engine.PingReceived: HTTP2Connection._on_control_frame,  # noqa: SLF001

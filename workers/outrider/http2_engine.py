@@ -26,7 +26,6 @@ from ngh2 import (
     Setting,
     SettingsReceived,
     StreamClosed,
-    StreamReset,
     TrailersReceived,
     WindowUpdated,
 )
@@ -47,7 +46,6 @@ __all__ = [
     "RequestReceived",
     "SettingsReceived",
     "StreamClosed",
-    "StreamReset",
     "TrailersReceived",
     "WindowUpdated",
     "code_of",

@@ -116,7 +116,7 @@ class Exchange:
         self._is_whole = True
         self._left = -1  # bytes of body by Content-Length; negative without one
         self._written = 0  # bytes of body that the engine was given
-        self._mark: int | None = None  # how many of them the client had taken when that was last asked
+        self._mark: tuple[float, int] | None = None  # a time, and how many of them the client had taken by then
 
     @property
     def deadline(self) -> float:
@@ -266,7 +266,7 @@ class Exchange:
         """Take a piece of the request body."""
         stream = self.stream
         self._is_whole = is_last
-        if self._has_ended or stream.response is _CUT:
+        if self._has_ended:
             self._discard(data, is_last=is_last)
             return
         if data:
@@ -292,7 +292,7 @@ class Exchange:
         self._deadline = FOREVER
         response = self.stream.response
         if response is _COMPLETE:
-            self.reset(ErrorCode.NO_ERROR)  # RFC 9113 §8.1: the rest of the request is not needed
+            self.carrier.reset_when_sent(self.id)  # RFC 9113 §8.1: the rest of the request is not needed
         elif response in ON_THE_WIRE:
             self.reset(ErrorCode.CANCEL)
         else:
@@ -326,15 +326,21 @@ class Exchange:
             if not writable.done():
                 writable.set_result(None)
 
-    def has_stalled(self, least: float) -> bool:
-        """Whether the client took fewer bytes than `least` since this was last asked, although there is more for it."""
+    def mark_progress(self, now: float) -> None:
+        """Begin to measure how fast the client takes the response."""
+        self._mark = (now, self._written - self._engine.queued(self.id))
+
+    def has_stalled(self, now: float, window: float, least: float) -> bool:
+        """Whether the client took fewer than `least` bytes in `window` seconds, although there was more for it."""
         queued = self._engine.queued(self.id)
         # Where nothing is queued, the end of the stream is: that waits for the window as well.
         if self.writable is None and not (self._has_ended and (queued or self._is_whole)):
             return False
         taken = self._written - queued
-        mark, self._mark = self._mark, taken
-        return mark is not None and taken - mark < least
+        if self._mark is not None and now - self._mark[0] < window:
+            return False
+        mark, self._mark = self._mark, (now, taken)
+        return mark is not None and taken - mark[1] < least
 
     def reset(self, code: ErrorCode) -> None:
         """End the HTTP/2 stream at once."""
@@ -362,7 +368,7 @@ class Exchange:
         if is_last:
             self._deadline = FOREVER
         elif self._discarded > MOST_DISCARDED:
-            self.reset(ErrorCode.NO_ERROR)
+            self.carrier.reset_when_sent(self.id)
 
     def _inform(self, fields: tuple[HeaderPair, ...]) -> None:
         try:

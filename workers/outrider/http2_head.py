@@ -54,8 +54,7 @@ def interpret(
     if len(fields) != len(headers):
         regular = _join_cookies(regular)
         rules.check_singletons(regular)
-    if config.limit_request_line:
-        check_line(config, method, path)
+    check_line(config, method, path)
     if len(regular) > config.limit_request_fields:
         raise rules.BadRequest(431, "more header fields than limit_request_fields")
     content = b"".join(chain.from_iterable(regular))

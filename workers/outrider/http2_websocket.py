@@ -147,13 +147,12 @@ class Tunnel(Exchange):
     def feed(self, data: bytes, *, is_last: bool) -> None:
         """Take bytes of the WebSocket."""
         state = self._state
-        if state is _REFUSED or state is _ENDED:
+        if state is _ENDED:
             self.consume(len(data))
             return
         self._is_whole = is_last
-        if data:
-            self.withheld += len(data)
-            self.websocket.feed(data)
+        self.withheld += len(data)
+        self.websocket.feed(data)
         if is_last:
             self._end_input()
         if is_last or (self.is_reading and (state is _ACCEPTED or self.websocket.buffered <= HIGH_WATER)):

@@ -29,16 +29,18 @@ class Phase(Enum):
     """How far the end of the connection is (RFC 9113 §6.8).
 
     LEAVING: the client was asked to open no more streams; LAST: more are ignored; CLOSED: everything is.
+    LOST: the client has gone, and what it sent before is still dealt with.
     """
 
     OPEN = "open"
     LEAVING = "leaving"
     LAST = "last"
+    LOST = "lost"
     CLOSED = "closed"
 
 
 # Module names, because reaching through the Enum class costs a lookup on every message.
-OPEN, LEAVING, LAST, CLOSED = Phase
+OPEN, LEAVING, LAST, LOST, CLOSED = Phase
 
 
 class ConnectionWriter(Carrier):
@@ -99,7 +101,7 @@ class ConnectionWriter(Carrier):
     def flush(self) -> None:
         """Write what the engine has to send, and see who may send more."""
         self._flush_due = False
-        if self._phase is CLOSED:
+        if self._phase is CLOSED or self._phase is LOST:
             return
         self._write_out()
         if self._to_reset and self.writable is None:
@@ -134,6 +136,7 @@ class ConnectionWriter(Carrier):
                 self.engine.send(exchange_id, body, end_stream=True)
         except EngineError:
             return  # the client has reset the stream
+        self.runtime.note_refusal(error.status)
         self.reset_when_sent(exchange_id)
 
     def reset(self, exchange_id: int, code: ErrorCode) -> None:
@@ -172,11 +175,11 @@ class ConnectionWriter(Carrier):
             super().check_write_progress(now)
             return
         config = self.runtime.config
-        if not config.write_timeout or now - self._stall_mark[0] < config.write_timeout:
+        window = config.write_timeout
+        if not window:
             return
-        least = max(1, config.min_body_rate * config.write_timeout)
-        self._stall_mark = (now, 0)
-        for exchange in [each for each in self._exchanges.values() if each.has_stalled(least)]:
+        least = max(1, config.min_body_rate * window)
+        for exchange in [each for each in self.waiting | self.finishing if each.has_stalled(now, window, least)]:
             self.runtime.log.info("Client %s does not take a response: its stream is reset", name_peer(self.client))
             exchange.reset(ErrorCode.CANCEL)
 
@@ -193,7 +196,7 @@ class ConnectionWriter(Carrier):
     def _write_out(self) -> None:
         to_send = self.engine.to_send
         counters = self.runtime.counters
-        while self.writable is None and self._phase is not CLOSED:
+        while self.writable is None and self._phase is not CLOSED and self._phase is not LOST:
             data = to_send(FLUSH_SIZE)
             has_more = len(data) == FLUSH_SIZE
             if self._frames_to_send and not self._has_more:  # or it would be in the middle of a frame
@@ -213,7 +216,6 @@ class ConnectionWriter(Carrier):
         self._to_reset -= sent
         for exchange_id in sent:
             self.reset(exchange_id, ErrorCode.NO_ERROR)
-        self._write_out()
 
     def _watch(self) -> None:
         """Have the sweep look at exchanges that wait for their client."""
@@ -225,9 +227,8 @@ class ConnectionWriter(Carrier):
         elif not self._watched:
             self._watched = True
             self.runtime.blocked_writers.add(self)
-            self._stall_mark = (self.runtime.now, 0)
-            for exchange in self._exchanges.values():
-                exchange.has_stalled(0)
+            for exchange in self.waiting | self.finishing:
+                exchange.mark_progress(self.runtime.now)
 
     def _linger(self) -> None:
         """Close so that the client can still read its answers although we don't read what it sends (RFC 9112 §9.6)."""

@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Iterable
 from enum import Enum
 from http import HTTPStatus
+from time import monotonic_ns
 from typing import TYPE_CHECKING, Any
 
 from outrider.errors import Aborted
@@ -64,12 +65,12 @@ class HTTPStream(ExtendedResponse):
         "buffered",
         "expects_continue",
         "flags",
-        "started_at",
+        "started_ns",
     )
 
     _headers: Iterable[HeaderPair]
     _token: Any
-    started_at: float
+    started_ns: int
 
     def __init__(self, runtime: Runtime, wire: Wire, scope: Scope, flags: int) -> None:
         self._runtime = runtime
@@ -96,7 +97,7 @@ class HTTPStream(ExtendedResponse):
         from within another call.
         """
         runtime = self._runtime
-        self.started_at = runtime.now
+        self.started_ns = monotonic_ns()
         runtime.streams.add(self)
         try:
             self._task = (spawn or runtime.spawn)(self._run())
@@ -160,7 +161,7 @@ class HTTPStream(ExtendedResponse):
     async def receive(self) -> Message:
         """ASGI `receive()`: `http.request` until the body is delivered, then `http.disconnect`."""
         while True:
-            if self._disconnected or self.response is _COMPLETE or self.response is _CUT:
+            if self.response is _COMPLETE or self.response is _CUT:
                 return {"type": "http.disconnect"}
             if self._body or self._request is _RECEIVED:
                 return self._take_body()
@@ -230,7 +231,7 @@ class HTTPStream(ExtendedResponse):
         self.buffered = 0
         if self._request is _RECEIVED:
             self._request = _DELIVERED
-        elif was_full:
+        elif was_full and not self._disconnected:
             self._wire.body_consumed(self)
         return {"type": "http.request", "body": data, "more_body": self._request is _RECEIVING}
 
@@ -312,6 +313,9 @@ class HTTPStream(ExtendedResponse):
             runtime.on_max_requests()
         if self._status >= 500:
             counters.errors_5xx += 1
+        meter = runtime.meter
+        if meter is not None:
+            meter.count(self.scope.get("method"), self._status, self.started_ns)
         observer = runtime.observer
         if observer is not None and self._token is not None:  # None: it raised on the start
             observer.finished(self._token, self.scope, self._status, self._headers, self.sent)

@@ -20,9 +20,12 @@ _NAMED_ATOM = re.compile(r"\{(.*)\}([ioe])", re.DOTALL)
 
 
 class Line:
-    """What a line of the access log is made of. `microseconds` is the time the request took."""
+    """What a line of the access log is made of.
 
-    __slots__ = ("headers", "log", "microseconds", "scope", "sent", "status")
+    `microseconds` is the time the request took, `close_code` that of a WebSocket.
+    """
+
+    __slots__ = ("close_code", "headers", "log", "microseconds", "scope", "sent", "status")
 
     def __init__(self, log: Any, scope: Scope, status: int, headers: Sequence[Any], sent: int) -> None:
         self.log = log
@@ -31,6 +34,7 @@ class Line:
         self.headers = headers
         self.sent = sent
         self.microseconds = 0
+        self.close_code: int | None = None
 
     def arguments(self) -> tuple[ResponseView, RequestView, dict[str, str], timedelta]:
         """Return the arguments of gunicorn's `Logger.access` and `Logger.atoms`."""
@@ -45,13 +49,15 @@ class Line:
 class LineAtoms(dict[str, Any]):
     """The atoms that the format names; all others follow once a filter or a formatter asks for them."""
 
-    __slots__ = ("line",)
+    __slots__ = ("is_complete", "line")
 
-    line: Line | None
+    line: Line
+    is_complete: bool
 
     def _complete(self) -> None:
-        line, self.line = self.line, None
-        if line is not None:
+        line = self.line
+        if not self.is_complete:
+            self.is_complete = True
             for key, value in SafeAtoms(line.log.atoms(*line.arguments())).items():
                 self.setdefault(key, value)
 
@@ -194,6 +200,7 @@ class Format:
     def atoms_of(self, line: Line) -> LineAtoms:
         """Compute the atoms of one line."""
         atoms = LineAtoms(self._constants)
+        atoms.is_complete = False
         atoms.line = line
         for key, atom in self._atoms:
             atoms[key] = atom(line)

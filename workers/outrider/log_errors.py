@@ -23,7 +23,7 @@ class _Reporter:
         self._next = clock()
 
     def __call__(self, record: logging.LogRecord) -> None:
-        self._lost += 1
+        self._lost += getattr(record, "count", 1)  # several that a LogWriter has joined
         now = self._clock()
         if now < self._next or not logging.raiseExceptions:
             return
@@ -53,12 +53,13 @@ def quiet_handler_errors(loggers: Iterable[logging.Logger], clock: Callable[[], 
         loggers: such as gunicorn's error and access log.
         clock: seconds, monotonic.
     """
-    for handler in _handlers_of(loggers):
+    for handler in handlers_of(loggers):
         if not isinstance(handler.handleError, _Reporter):
             handler.handleError = _Reporter(handler, clock)  # type: ignore[method-assign]  # of this one handler
 
 
-def _handlers_of(loggers: Iterable[logging.Logger]) -> Iterator[logging.Handler]:
+def handlers_of(loggers: Iterable[logging.Logger]) -> Iterator[logging.Handler]:
+    """All handlers that get the records of these loggers, inherited ones included."""
     for logger in loggers:
         current: logging.Logger | None = logger
         while current is not None:

@@ -51,11 +51,11 @@ class Negotiation(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """asyncio: the connection is open, and where there is TLS, its handshake is over."""
         self._transport = cast("asyncio.Transport", transport)
-        ssl_object = transport.get_extra_info("ssl_object")
-        if self._tls is None or ssl_object is None:
+        if self._tls is None:
             timeout = self._context.runtime.config.header_timeout
             self.deadline = self._context.runtime.now + timeout if timeout else math.inf
             return
+        ssl_object = transport.get_extra_info("ssl_object")
         try:
             facts = tls_extension(ssl_object, self._tls.certificate_of(ssl_object.context))
         except Exception:  # whatever it is, the connection must not count for ever
@@ -72,10 +72,6 @@ class Negotiation(asyncio.Protocol):
             self._hand_over(is_http2=True)
         elif not PREFACE.startswith(self._early):
             self._hand_over(is_http2=False)
-
-    def eof_received(self) -> bool:
-        """asyncio: the client sends no more, and has not sent the whole preface."""
-        return bool(self._hand_over(is_http2=False).eof_received())
 
     def connection_lost(self, exc: Exception | None) -> None:
         """asyncio: the connection is gone. The listener: it could not be opened."""
@@ -98,7 +94,7 @@ class Negotiation(asyncio.Protocol):
 
     # -- inside
 
-    def _hand_over(self, *, is_http2: bool) -> asyncio.Protocol:
+    def _hand_over(self, *, is_http2: bool) -> None:
         connection: HTTP1Connection | HTTP2Connection
         if is_http2 and self._http2 is not None:
             connection = self._http2(self._context)
@@ -111,7 +107,6 @@ class Negotiation(asyncio.Protocol):
         connection.connection_made(self._transport)
         if self._early:
             connection.data_received(self._early)
-        return connection
 
 
 def http2_factory() -> HTTP2Factory:

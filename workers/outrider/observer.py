@@ -39,12 +39,21 @@ class Observer:
             self._pre_request(self._worker, RequestView(scope))
         return time.monotonic_ns()
 
-    def finished(self, started_ns: int, scope: Scope, status: int, headers: Sequence[Any], sent: int) -> None:
-        """Write the access log and run post_request."""
+    def finished(
+        self,
+        started_ns: int,
+        scope: Scope,
+        status: int,
+        headers: Sequence[Any],
+        sent: int,
+        close_code: int | None = None,
+    ) -> None:
+        """Write the access log and run post_request; a WebSocket has a `close_code`."""
         if scope.get("method") == "HEAD" or status in _BODILESS:
             sent = 0  # whatever the application sent, the client got none of it
         if self._access_log is not None:
-            self._access_log.write(scope, status, headers, sent, started_ns, time.monotonic_ns())
+            microseconds = (time.monotonic_ns() - started_ns) // 1000
+            self._access_log.write(scope, status, headers, sent, microseconds, close_code)
         if self._post_request is not None:
             try:
                 self._post_request(

@@ -8,6 +8,7 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 LEAST_TASK_PATIENCE = 0.01
@@ -15,6 +16,8 @@ MOST_TASK_PATIENCE = 0.2
 """Seconds that tasks and asynchronous generators are given to end, when cancelled."""
 LEAST_THREAD_PATIENCE = 0.25
 """Seconds that threads are given at least to end by themselves."""
+LOG_PATIENCE = 0.25
+"""Seconds that the log is given to be written, beyond the worker's deadline."""
 
 
 def close_loop(loop: asyncio.AbstractEventLoop, end_by: float) -> None:
@@ -38,20 +41,22 @@ def close_loop(loop: asyncio.AbstractEventLoop, end_by: float) -> None:
     loop.close()
 
 
-def limit_wait_for_threads(log: Any, end_by: float) -> None:
+def limit_wait_for_threads(log: Any, end_by: float, flush: Callable[[float], object]) -> None:
     """Have the process end at `end_by` (time.monotonic) even if threads of the application still run.
 
-    Python waits for them at its exit, for ever. The exit status is that of the exception which is on its way.
+    Python waits for them at its exit, for ever. The exit status is that of the exception which is on its way. `flush`
+    waits so many seconds at most for the log to be written.
     """
     if _threads_left():
         patience = max(LEAST_THREAD_PATIENCE, end_by - time.monotonic())
-        timer = threading.Timer(patience, _exit_without_threads, (log, _exit_status()))
+        timer = threading.Timer(patience, _exit_without_threads, (log, exit_status(), flush))
         timer.daemon = True
         timer.start()
 
 
-def _exit_without_threads(log: Any, status: int) -> None:
+def _exit_without_threads(log: Any, status: int, flush: Callable[[float], object]) -> None:
     log.warning("Exiting although threads of the application still run: %s", ", ".join(_threads_left()))
+    flush(LOG_PATIENCE)
     os._exit(status)
 
 
@@ -59,7 +64,8 @@ def _threads_left() -> list[str]:
     return [each.name for each in threading.enumerate() if not each.daemon and each is not threading.main_thread()]
 
 
-def _exit_status() -> int:
+def exit_status() -> int:
+    """The status with which the process ends by the exception that is on its way; 0 without one."""
     error = sys.exc_info()[1]
     code = error.code if isinstance(error, SystemExit) else error
     return code if isinstance(code, int) else int(code is not None)

@@ -17,6 +17,7 @@ from outrider.http1_encoding import DefaultHeaders
 
 if TYPE_CHECKING:
     from outrider.config import ServerConfig
+    from outrider.meters import Meter
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -63,7 +64,9 @@ class RequestObserver(Protocol):
     """Access log and gunicorn's request hooks. The server has none when all of them are off."""
 
     def started(self, scope: Scope) -> Any: ...
-    def finished(self, token: Any, scope: Scope, status: int, headers: Any, sent: int) -> None: ...
+    def finished(
+        self, token: Any, scope: Scope, status: int, headers: Any, sent: int, close_code: int | None = None
+    ) -> None: ...
 
 
 class BlockedWriter(Protocol):
@@ -94,7 +97,8 @@ class Stream(Protocol):
     """What the server asks of one running application call."""
 
     scope: Scope
-    started_at: float
+    started_ns: int
+    """`time.monotonic_ns`."""
 
     def notify_drain(self, *, last_call: bool) -> None: ...
     def cancel(self) -> None: ...
@@ -108,6 +112,8 @@ class Counters:
     errors_5xx: int = 0
     bytes_in: int = 0
     bytes_out: int = 0
+    websockets: int = 0
+    """That were opened."""
 
 
 class Runtime:
@@ -116,7 +122,7 @@ class Runtime:
     `now` is a coarse monotonic clock in seconds: the tick advances it, deadlines are set from it. `opening` counts
     connections that are accepted and still owe their PROXY header: they are not yet in `connections`. `shed` counts
     connections that should end with their next response, for a freer worker to get them. `websockets` counts those
-    that are open.
+    that are open, `http2_connections` those of that version. `meter` counts requests where somebody reads what it counts.
     """
 
     __slots__ = (
@@ -129,9 +135,11 @@ class Runtime:
         "drain_event",
         "draining",
         "half_closed",
+        "http2_connections",
         "log",
         "loop",
         "max_requests",
+        "meter",
         "now",
         "observer",
         "on_change",
@@ -167,9 +175,11 @@ class Runtime:
         self.opening = 0
         self.shed = 0
         self.websockets = 0
+        self.http2_connections = 0
         self.streams: set[Stream] = set()
         self.blocked_writers: set[BlockedWriter] = set()
         self.half_closed: set[HalfClosed] = set()
+        self.meter: Meter | None = None
         self.observer: RequestObserver | None = None
         self.on_change: Callable[[], None] = _nothing
         self.max_requests = sys.maxsize
@@ -187,13 +197,18 @@ class Runtime:
 
         There may be thousands of idle WebSockets, so those come last and the list has an end.
         """
-        now = time.monotonic()
+        now = time.monotonic_ns()
         streams = sorted(self.streams.copy(), key=lambda stream: stream.scope.get("type") == "websocket")
         lines = [
-            f"{name_request(stream.scope)} from {name_peer(stream.scope['client'])}, {now - stream.started_at:.1f} s"
-            for stream in streams[:MOST_DESCRIBED]
+            f"{name_request(each.scope)} from {name_peer(each.scope['client'])}, {(now - each.started_ns) / 1e9:.1f} s"
+            for each in streams[:MOST_DESCRIBED]
         ]
         return lines if len(streams) <= MOST_DESCRIBED else [*lines, f"and {len(streams) - MOST_DESCRIBED} more"]
+
+    def note_refusal(self, status: int) -> None:
+        """Count a request that was answered without the application."""
+        if self.meter is not None:
+            self.meter.count(None, status, time.monotonic_ns())
 
     def renew_spawn(self) -> None:
         """Choose how `spawn` makes the task of a request. The application may set a task factory as it starts.

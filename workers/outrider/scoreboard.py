@@ -4,13 +4,14 @@ The master makes (or is handed) the table and claims a row before it forks; the 
 from then on its only writer. Everybody else reads: other workers to find out who has the fewest connections,
 the supervisor for status, metrics and scaling. No row is ever locked: every cell is one aligned 64-bit word.
 
-Layout, version 1. All words are unsigned 64 bit in native byte order. Block 0 is the header; block n + 1 is
-row n.
+Layout, version 2. All words are unsigned 64 bit in native byte order. Block 0 is the header, block 1 what workers that
+are gone have counted; block n + 2 is row n.
 
     header   magic "OUTRIDER" | version | bytes per row | rows | high-water mark | reserved ...
-    row      the words of `Field`, in order | reserved ...
+    row      the words of `Field`, in order | reserved ... | the cells of `meters`
 
-The high-water mark is the number of rows ever claimed; rows at and above it have never been written.
+The high-water mark is the number of rows ever claimed; rows at and above it have never been written. What a worker has
+counted stays in its row when it is gone, and is added to block 1 when another one gets the row: no total ever falls.
 """
 
 from __future__ import annotations
@@ -21,21 +22,25 @@ import os
 import time
 from contextlib import contextmanager
 from enum import IntEnum
-from pathlib import Path
+from operator import add
 from typing import TYPE_CHECKING, NamedTuple
 
 from outrider.errors import ConfigurationError
+from outrider.meters import CELLS, Histogram, Meter, histograms_of
+from outrider.process_start import process_start_time
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-ROW_SIZE = 256
-LAYOUT_VERSION = 1
+_METERS_FROM = 64  # words; those before are for fields
+_WORDS = _METERS_FROM + CELLS
+ROW_SIZE = 8 * _WORDS
+LAYOUT_VERSION = 2
 DEFAULT_ROWS = 1024
 UNFORKED_CLAIM_NS = 60 * 1_000_000_000
 """Age in nanoseconds at which a row that was claimed and never adopted is free again (its fork failed)."""
 
-_WORDS = ROW_SIZE // 8
+_FIRST_ROW = 2 * _WORDS
 _MAGIC = int.from_bytes(b"OUTRIDER", "little")
 _HEADER_MAGIC, _HEADER_VERSION, _HEADER_ROW_SIZE, _HEADER_ROWS, _HEADER_HIGH_WATER = range(5)
 
@@ -72,7 +77,23 @@ class Field(IntEnum):
     LOOP_LAG_NS = 11
     BYTES_IN = 12
     BYTES_OUT = 13
+    HTTP2_CONNECTIONS = 14
+    """Of the connections."""
+    WEBSOCKETS_OPENED = 15
+    STALLS = 16
+    LOG_DROPS = 17
+    """Log lines that were given up because the log took none."""
 
+
+_COUNTERS = (
+    Field.REQUESTS,
+    Field.ERRORS_5XX,
+    Field.BYTES_IN,
+    Field.BYTES_OUT,
+    Field.WEBSOCKETS_OPENED,
+    Field.STALLS,
+    Field.LOG_DROPS,
+)
 
 # An enum member costs an attribute look-up each time; the accept gate reads these per connection.
 _GENERATION = int(Field.GENERATION)
@@ -103,6 +124,22 @@ class RowSnapshot(NamedTuple):
     loop_lag_ns: int
     bytes_in: int
     bytes_out: int
+    http2_connections: int
+    websockets_opened: int
+    stalls: int
+    log_drops: int
+
+
+class Totals(NamedTuple):
+    """What all workers have counted since the table was made, or one has."""
+
+    bytes_in: int
+    bytes_out: int
+    websockets_opened: int
+    stalls: int
+    log_drops: int
+    requests: dict[tuple[str, int], Histogram]
+    """By method and class of status; see `meters`."""
 
 
 class Row:
@@ -122,7 +159,7 @@ class Row:
         if index is None:
             self._own = _private_words()
         else:
-            self._first = _WORDS * (1 + index)
+            self._first = _FIRST_ROW + _WORDS * index
             self._own = table[self._first : self._first + _WORDS]
 
     def __getitem__(self, field: Field) -> int:
@@ -135,6 +172,11 @@ class Row:
             ValueError: for a value outside that range.
         """
         self._own[field] = value
+
+    @property
+    def meter(self) -> Meter:
+        """Counts requests in this row; only for as long as it is not released."""
+        return Meter(self._own[_METERS_FROM:])
 
     @property
     def is_private(self) -> bool:
@@ -166,7 +208,7 @@ class Row:
         own = self._first
         oldest = now_ns - stale_after_ns
         fewest = None
-        for first in range(_WORDS, _WORDS * (1 + table[_HEADER_HIGH_WATER]), _WORDS):
+        for first in range(_FIRST_ROW, _FIRST_ROW + _WORDS * table[_HEADER_HIGH_WATER], _WORDS):
             if first == own or table[first + _STATE] != _READY or table[first + _HEARTBEAT] < oldest:
                 continue
             connections = table[first + _CONNECTIONS]
@@ -178,21 +220,6 @@ class Row:
         self.index = None
         self._first = 0
         self._own = _private_words()
-
-
-def process_start_time(pid: int, proc: str = "/proc") -> int | None:
-    """Return when `pid` started, in clock ticks after boot, or None if it is gone or a zombie.
-
-    It is field 22 of proc(5). Where there is no /proc the result is 0 for any live process, so that a reused
-    process id goes unnoticed.
-    """
-    try:
-        stat = Path(proc, str(pid), "stat").read_bytes()
-    except OSError:
-        return None if Path(proc, "self").exists() else _start_time_without_proc(pid)
-    # The command name may hold spaces and parentheses: the fields start after the last one.
-    fields = stat.rpartition(b")")[2].split()
-    return None if fields[0] in (b"Z", b"X") else int(fields[19])
 
 
 class Scoreboard:
@@ -272,9 +299,9 @@ class Scoreboard:
             index = self._find_vacant(now)
             if index is None:
                 return Row(self._words, None)
+            if index < self._words[_HEADER_HIGH_WATER]:
+                self._keep_counts(index)
             row = Row(self._words, index)
-            for field in Field:
-                row[field] = 0
             row[Field.GENERATION] = generation
             row[Field.HEARTBEAT] = now
             row[Field.STATE] = WorkerState.SPAWNED
@@ -285,12 +312,36 @@ class Scoreboard:
         """Copy every row that is or was in use, dead workers' rows included, in order of index."""
         snapshots = []
         for index in range(self._words[_HEADER_HIGH_WATER]):
-            first = _WORDS * (1 + index)
+            first = _FIRST_ROW + _WORDS * index
             words = self._words[first : first + len(Field)].tolist()
             if words[_STATE] != WorkerState.FREE:
                 words[_STATE] = WorkerState(words[_STATE])
                 snapshots.append(RowSnapshot._make((index, *words)))
         return snapshots
+
+    def totals(self) -> Totals:
+        """Add up what all workers have counted, those that are gone included. No total is ever below an earlier one."""
+        with self._exclusive():
+            blocks = 1 + self._words[_HEADER_HIGH_WATER]
+            sums = [0] * _WORDS
+            for first in range(_WORDS, _WORDS * (1 + blocks), _WORDS):
+                sums = list(map(add, sums, self._words[first : first + _WORDS].tolist()))
+        return _totals_of(sums)
+
+    def totals_of(self, row: int) -> Totals:
+        """What the worker with this row has counted."""
+        first = _FIRST_ROW + _WORDS * row
+        return _totals_of(self._words[first : first + _WORDS].tolist())
+
+    def _keep_counts(self, index: int) -> None:
+        """Empty a row whose worker is gone; what that has counted is added to the second block."""
+        first = _FIRST_ROW + _WORDS * index
+        left = self._words[first : first + _WORDS]
+        kept = self._words[_WORDS:_FIRST_ROW]
+        for cell in (*_COUNTERS, *range(_METERS_FROM, _WORDS)):
+            if left[cell]:
+                kept[cell] += left[cell]
+        left[:] = _private_words()
 
     @contextmanager
     def _exclusive(self) -> Iterator[None]:
@@ -307,10 +358,10 @@ class Scoreboard:
     def _find_vacant(self, now_ns: int) -> int | None:
         used = self._words[_HEADER_HIGH_WATER]
         for index in range(used):
-            if self._words[_WORDS * (1 + index) + _STATE] in _VACANT:
+            if self._words[_FIRST_ROW + _WORDS * index + _STATE] in _VACANT:
                 return index
         for index in range(used):
-            if self._is_abandoned(_WORDS * (1 + index), now_ns):
+            if self._is_abandoned(_FIRST_ROW + _WORDS * index, now_ns):
                 return index
         return used if used < self.capacity else None
 
@@ -323,7 +374,7 @@ class Scoreboard:
 
 
 def _size_of(rows: int) -> int:
-    return ROW_SIZE * (1 + rows)
+    return ROW_SIZE * (2 + rows)
 
 
 def _write_header(words: memoryview[int], rows: int) -> None:
@@ -335,18 +386,19 @@ def _write_header(words: memoryview[int], rows: int) -> None:
     words[_HEADER_MAGIC] = _MAGIC
 
 
+def _totals_of(words: list[int]) -> Totals:
+    return Totals(
+        words[Field.BYTES_IN],
+        words[Field.BYTES_OUT],
+        words[Field.WEBSOCKETS_OPENED],
+        words[Field.STALLS],
+        words[Field.LOG_DROPS],
+        histograms_of(words[_METERS_FROM:]),
+    )
+
+
 def _private_words() -> memoryview[int]:
     return memoryview(bytearray(ROW_SIZE)).cast("Q")
-
-
-def _start_time_without_proc(pid: int) -> int | None:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return None
-    except PermissionError:
-        return 0  # it lives and belongs to somebody else
-    return 0
 
 
 def _unusable(descriptor: int, reason: str) -> ConfigurationError:

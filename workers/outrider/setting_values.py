@@ -29,6 +29,13 @@ def seconds(value: object) -> float:
     return number
 
 
+def log_format(value: object) -> str:
+    """Validate how the lines of a log look."""
+    if value in ("text", "json"):
+        return str(value)
+    raise ValueError("text or json")
+
+
 def count(value: object) -> int:
     """Validate a whole number."""
     try:

@@ -25,11 +25,14 @@ SECTION = "Outrider"
 ENVIRONMENT_PREFIX = "OUTRIDER_"
 
 # Variables with the prefix that are no settings. A process that starts workers hands them facts this way.
-RESERVED_VARIABLES = frozenset({"OUTRIDER_SCOREBOARD_FD", "OUTRIDER_SOAK"})
+RESERVED_VARIABLES = frozenset({"OUTRIDER_ADMIN_TOKEN", "OUTRIDER_SCOREBOARD_FD", "OUTRIDER_SOAK"})
 RESERVED_PREFIXES = ("OUTRIDER_SUPERVISOR_",)
 # Settings that are not the worker's. Its process never reads them, so a variable would silently mean nothing.
 SUPERVISOR_SETTINGS = frozenset(
     {
+        "admin_bind",
+        "admin_token",
+        "admin_token_file",
         "boot_timeout",
         "canary",
         "canary_requests",
@@ -154,6 +157,19 @@ class OutriderSettings:
         check.boolean,
         switch_off("--no-fast-tls", "Use the event loop's own TLS even where `outrider[tls]` is installed."),
         "Use the TLS transport of aiofastnet, where `outrider[tls]` has installed it.",
+    )
+    log_format: str = declare(
+        "text",
+        check.log_format,
+        Flag("--log-format", "FORMAT"),
+        "How the lines of the access log and the error log look: `text`, gunicorn's formats, or `json`, one object a "
+        "line. What a logconfig or a logger class of your own formats stays as it is. See logging.md.",
+    )
+    server_timing: bool = declare(
+        False,
+        check.boolean,
+        switch_on("--server-timing"),
+        "Tell the client in a `server-timing` header how long the application took to begin its response.",
     )
     app_factory: bool = declare(
         False,
@@ -287,7 +303,7 @@ def _validated(name: str, validator: Callable[[object], object], value: object, 
     try:
         return validator(value)
     except ValueError as error:
-        shown = "***" if name.endswith("password") else repr(value)
+        shown = "***" if name.endswith(("password", "token")) else repr(value)
         raise ConfigurationError(f"{name} is {shown} ({source}), but must be {error}") from None
 
 

@@ -7,6 +7,7 @@ replace several files or links one after the other. A pair that can't be used ch
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import ssl
 from collections.abc import Sequence
@@ -25,6 +26,11 @@ if TYPE_CHECKING:
 
 LOOK_PERIOD = 1.0
 """Seconds between two looks at the files."""
+RETRY_PERIOD = 10.0
+"""Seconds until files are read again that could not be read for a reason that passes."""
+_PASSING = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.ESTALE}
+_OUT_OF_SIGHT = ()
+"""The stamp of a file in a directory that the worker may not enter."""
 
 Stamp = tuple[tuple[int, ...] | None, ...]
 
@@ -91,15 +97,25 @@ class TLS:
             try:
                 self._loaded[source] = await loop.run_in_executor(None, source.read)
             except Exception as error:  # noqa: BLE001  # a hook may raise anything
-                self._log.error(
-                    "A changed certificate can't be used: %s. The old one stays in use: %s",
-                    _explain(error),
-                    self._loaded[source].description,
-                    exc_info=None if isinstance(error, ConfigurationError) else error,
-                )
+                self._report(source, error)
+                if _will_pass(error.__cause__):
+                    source.forget()
+                    self._look_again_at = loop.time() + RETRY_PERIOD
             else:
                 self._log.info("A changed certificate is now in use: %s", self._loaded[source].description)
         self._arrange()
+
+    def _report(self, source: Source, error: Exception) -> None:
+        description = self._loaded[source].description
+        if source.is_out_of_sight:
+            self._log.warning("A renewal will not be noticed: %s. In use: %s", _explain(error), description)
+            return
+        self._log.error(
+            "A changed certificate can't be used: %s. The old one stays in use: %s",
+            _explain(error),
+            description,
+            exc_info=None if isinstance(error, ConfigurationError) else error,
+        )
 
     def _arrange(self) -> None:
         """Put the contexts under their names, and note what they show."""
@@ -195,6 +211,15 @@ class Source:
             )
         return loaded
 
+    @property
+    def is_out_of_sight(self) -> bool:
+        """Whether the files could not even be looked at when they were read last: nothing need have changed."""
+        return _OUT_OF_SIGHT in self._read
+
+    def forget(self) -> None:
+        """Take the files for changed, although they are not: what kept them from being read was not their fault."""
+        self._read = ()
+
     def has_changed(self) -> bool:
         """Whether there is something else in the files than what was read last, and no longer changing."""
         stamp = self._stamp()
@@ -221,20 +246,34 @@ def _read_first(path: str | None) -> bytes | None:
     if not path:
         return None
     try:
-        return first_certificate(read_regular_file(path).decode("ascii", "replace"))
+        certificate = first_certificate(read_regular_file(path).decode("ascii", "replace"))
+        if certificate:
+            # Nobody else may have read it: a hook need not use the file.
+            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=certificate)
     except (OSError, ValueError):
         return None
+    return certificate
 
 
 def _stamp(path: str | None) -> tuple[int, ...] | None:
-    """What changes when a file does: it, the link to it, or a link on the way is replaced, or who may read it."""
+    """What changes when a file does: it, the link to it, or a link on the way is replaced, or who may read it.
+
+    Whatever changes st_mtime changes st_ctime as well, which nobody can set back.
+    """
     if not path:
         return None
     try:
         status = Path(path).stat()
+    except PermissionError:
+        return _OUT_OF_SIGHT
     except (OSError, ValueError):
         return None
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+    return status.st_dev, status.st_ino, status.st_size, status.st_ctime_ns
+
+
+def _will_pass(cause: BaseException | None) -> bool:
+    # The errno of an SSLError is a number of OpenSSL's.
+    return isinstance(cause, OSError) and not isinstance(cause, ssl.SSLError) and cause.errno in _PASSING
 
 
 def _explain(error: Exception) -> str:

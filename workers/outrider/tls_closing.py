@@ -43,7 +43,7 @@ def is_flushed(transport: asyncio.Transport) -> bool:
     If anything were left above a socket that has been quiet for so long, it would have been sent.
     """
     info = _tcp_info(transport)
-    if not info or int.from_bytes(info[_LAST_DATA_SENT], sys.byteorder) < _QUIET:
+    if int.from_bytes(info[_LAST_DATA_SENT], sys.byteorder) < _QUIET:  # also where there is no account
         return False
     unacknowledged = fcntl.ioctl(transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, bytes(4))
     return not any(unacknowledged)

@@ -62,7 +62,7 @@ def presented_certificate(context: ssl.SSLContext) -> str | None:
             for side in (client, server):
                 _advance(side)
         certificate = client.getpeercert(True)
-    except (ssl.SSLError, ValueError):  # the handshake failed, or is not over
+    except ssl.SSLError:  # the handshake failed
         return None
     return ssl.DER_cert_to_PEM_cert(certificate) if certificate else None
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 from outrider.runtime import name_peer
 from outrider.seldom_log import SeldomLog
 from outrider.tls_closing import SHUTDOWN_TIMEOUT
+from outrider.transports import read_nothing_ahead
 
 if TYPE_CHECKING:
     import asyncio
@@ -58,7 +59,8 @@ class Handshakes:
                 **self._timeouts,
             )
         else:
-            await loop.connect_accepted_socket(lambda: protocol, sock, ssl=context, **self._timeouts)
+            transport, _ = await loop.connect_accepted_socket(lambda: protocol, sock, ssl=context, **self._timeouts)
+            read_nothing_ahead(transport)
 
     def report(self, client: Address | None, error: OSError) -> None:
         """Log a failure, but not each of many, and a client that just left not at all."""
@@ -83,11 +85,6 @@ class _CalmLoop:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self.add_reader = loop.add_reader
-        self.add_writer = loop.add_writer
-        self.call_soon = loop.call_soon
-        self.remove_reader = loop.remove_reader
-        self.remove_writer = loop.remove_writer
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._loop, name)

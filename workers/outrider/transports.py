@@ -7,7 +7,7 @@ import select
 import socket
 import struct
 from contextlib import suppress
-from typing import cast
+from typing import Any, cast
 
 # Stands in for the transport until there is one.
 NOT_CONNECTED = asyncio.Transport()
@@ -23,6 +23,15 @@ def is_readable(transport: asyncio.Transport) -> bool:
 def is_broken(transport: asyncio.Transport) -> bool:
     """Whether the connection has gone for good, which a transport that reads no more can't tell."""
     return _poll(transport, 0)  # an error and a hang-up are always reported
+
+
+def read_nothing_ahead(transport: Any) -> None:
+    """Have the loop's own TLS leave to the kernel what comes while reading is paused, as all others do.
+
+    By default it reads on, up to 256 KiB; and when it reads the end of the connection, uvloop throws away what it has
+    read ahead. This way it stops at the first bytes, and finds the end behind them when reading goes on.
+    """
+    transport.set_read_buffer_limits(high=1)
 
 
 def send_probes(transport: asyncio.Transport) -> None:

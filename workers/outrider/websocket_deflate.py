@@ -21,6 +21,8 @@ _TAIL = b"\x00\x00\xff\xff"  # RFC 7692 §7.2.1: the end of a sync flush, which 
 # A window of 4 KiB and 16 KiB of hash tables: a tenth of zlib's default, for a few percent of size.
 _WINDOW_BITS = 12
 _MEMORY_LEVEL = 5
+# A third of the default level's time, for three to ten percent of size: other clients wait meanwhile.
+_LEVEL = 1
 _LEAST_WINDOW_BITS = 9  # zlib has no raw deflate with less
 _MOST_WINDOW_BITS = 15
 _PARAMETER = re.compile(rb'\s*([!#$%&\'*+\-.^_`|~0-9A-Za-z]+)\s*(?:=\s*(?:"(\d+)"|(\d+))\s*)?')
@@ -97,7 +99,7 @@ class Compressor:
         """Compress a message (RFC 7692 §7.2.1)."""
         stream = self._stream
         if stream is None:
-            stream = zlib.compressobj(wbits=-self._agreement.window_bits, memLevel=_MEMORY_LEVEL)
+            stream = zlib.compressobj(_LEVEL, wbits=-self._agreement.window_bits, memLevel=_MEMORY_LEVEL)
             if self._agreement.keeps_context:
                 self._stream = stream
         compressed = stream.compress(payload) + stream.flush(zlib.Z_SYNC_FLUSH)

@@ -18,9 +18,10 @@ class Denial(HTTPStream):
 
     __slots__ = ()
 
-    def __init__(self, runtime: Runtime, wire: Wire, scope: Scope, flags: int, token: Any) -> None:
+    def __init__(self, runtime: Runtime, wire: Wire, scope: Scope, flags: int, token: Any, started_ns: int) -> None:
         super().__init__(runtime, wire, scope, flags)
         self._token = token
+        self.started_ns = started_ns
 
     async def send_part(self, message: Message) -> None:
         """Send a message of the extension `websocket.http.response`.

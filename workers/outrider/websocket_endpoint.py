@@ -36,6 +36,10 @@ if TYPE_CHECKING:
 
 # A larger payload is handed to the wire as it is: joining it to its header would copy it.
 JOINED_PAYLOAD = 8192
+# A drain closes so many a second, for their clients not to reconnect all at once.
+CLOSED_PER_SECOND = 100
+# What a drain may take of graceful_timeout for that; its last call comes a little later.
+DRAIN_SHARE = 0.7
 
 
 class Channel(Protocol):
@@ -58,17 +62,21 @@ class Channel(Protocol):
 
 
 class State(Enum):
-    """How far the WebSocket is. DENYING: the application answers with an HTTP response. CLOSING: Close was sent."""
+    """How far the WebSocket is. DENYING: the application answers with an HTTP response. CLOSING: Close was sent.
+
+    LOST: the client has gone, and what it sent before is still being read.
+    """
 
     CONNECTING = "connecting"
     DENYING = "denying"
     OPEN = "open"
     CLOSING = "closing"
+    LOST = "lost"
     CLOSED = "closed"
 
 
 # Module names, because reaching through the Enum class costs a lookup on every message.
-_CONNECTING, _DENYING, _OPEN, _CLOSING, _CLOSED = State
+_CONNECTING, _DENYING, _OPEN, _CLOSING, _LOST, _CLOSED = State
 
 
 class Endpoint:
@@ -124,6 +132,20 @@ class Endpoint:
         elif state is _CONNECTING:
             self._early += data
 
+    # -- what the server calls
+
+    def notify_drain(self, *, last_call: bool) -> None:
+        """Close with 1012, for the client to connect to another worker: soon, or at the `last_call` at once."""
+        if self._state is not _OPEN:
+            return
+        runtime = self._runtime
+        if last_call:
+            self._begin_close(SERVICE_RESTART, "")
+        elif self._leave_at == FOREVER:
+            span = min(runtime.websockets / CLOSED_PER_SECOND, runtime.config.graceful_timeout * DRAIN_SHARE)
+            self._leave_at = runtime.now + span * random.random()  # noqa: S311  # spreads load, guards nothing
+            self._channel.deadline = min(self._channel.deadline, self._leave_at)
+
     # -- what the reader tells
 
     @abstractmethod
@@ -149,9 +171,7 @@ class Endpoint:
         """The client closes, or answers our Close: the closing handshake is complete (RFC 6455 §7.1.2)."""
         if self._state is _OPEN:
             self._channel.write(encode_close(code, ""))
-            self._close_with = (code, reason)
-        self._finish(*self._close_with)
-        self._channel.close(linger=False)
+        self._close_channel(code, reason, linger=False)
 
     def on_turn_over(self) -> None:
         """The client has sent many frames at once: other connections have their turn before the rest."""
@@ -197,7 +217,11 @@ class Endpoint:
             self._reader.resume()
         except WebSocketError as error:
             self._on_error(error)
-        if self._state is not _CLOSED and not self._reader.has_stopped:
+        if self._state is _CLOSED or self._reader.has_stopped:
+            return
+        if self._state is _LOST:
+            self._finish(*self._close_with)
+        else:
             self._channel.resume_reading()
 
     def _keep_going(self) -> None:
@@ -228,6 +252,17 @@ class Endpoint:
         self._state = _CLOSING
         self._channel.deadline = self._runtime.now + (self.config.close_timeout or FOREVER)
 
+    def _lose(self) -> None:
+        """The client has gone: nothing more goes out, and it is over when what has come is read.
+
+        A transport may tell of the end although it was paused: that of uvloop does, over TLS.
+        """
+        state = self._state
+        if (state is _OPEN or state is _CLOSING or state is _LOST) and self._reader.has_stopped:
+            self._state = _LOST
+        else:
+            self._finish(*self._close_with)
+
     def _finish(self, code: int, reason: str) -> None:
         """Nothing more goes in or out."""
         state = self._state
@@ -235,7 +270,7 @@ class Endpoint:
             return
         self._state = _CLOSED
         self._early = b""
-        if state is _OPEN or state is _CLOSING:
+        if state is _OPEN or state is _CLOSING or state is _LOST:
             self._runtime.websockets -= 1
             self._reader.paused = True
             del self._reader  # it refers to us
@@ -255,11 +290,18 @@ class Endpoint:
         self._runtime.log.info("Closed a WebSocket with %d: %s: %s", error.code, error, name_request(self.scope))
         if self._state is _OPEN:
             self._channel.write(encode_close(error.code, error.reason))
-            self._close_with = (error.code, error.reason)
-        self._finish(*self._close_with)
-        self._channel.close(linger=True)
+        self._close_channel(error.code, error.reason, linger=True)
 
     # -- inside
+
+    def _close_channel(self, code: int, reason: str, *, linger: bool) -> None:
+        """End with this code and reason, unless another Close came before."""
+        is_lost = self._state is _LOST
+        if self._close_with[0] == ABNORMAL_CLOSURE:
+            self._close_with = (code, reason)
+        self._finish(*self._close_with)
+        if not is_lost:
+            self._channel.close(linger=linger)
 
     def _begin_turn(self) -> None:
         if self._state is _CLOSED:

@@ -199,8 +199,6 @@ class FrameReader:
         if length >= _LENGTH_16:
             size = 2 if length == _LENGTH_16 else 8
             start += size
-            if start > len(data):
-                return _INCOMPLETE
             length = int.from_bytes(data[at + 2 : start], "big")
             if length >> 63:
                 raise WebSocketError(PROTOCOL_ERROR, "a frame length of more than 63 bits")

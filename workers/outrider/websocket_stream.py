@@ -7,7 +7,7 @@ DATA frames (RFC 8441). Until the application has accepted, the wire is that of 
 from __future__ import annotations
 
 import asyncio
-import random
+from time import monotonic_ns
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from outrider.errors import Aborted
@@ -40,10 +40,6 @@ if TYPE_CHECKING:
 
 # What websocket_max_queue = 0 amounts to; the bytes of the messages are limited in any case.
 MOST_WAITING = 1024
-# A drain closes so many a second, for their clients not to reconnect all at once.
-CLOSED_PER_SECOND = 100
-# What a drain may take of graceful_timeout for that; its last call comes a little later.
-DRAIN_SHARE = 0.7
 
 
 class HandshakeWire(Wire, Protocol):
@@ -60,7 +56,8 @@ class HandshakeWire(Wire, Protocol):
 _AFTER_ACCEPT = ("websocket.send", "websocket.http.response.body")
 
 # Module names, because reaching through the Enum class costs a lookup on every message.
-_CONNECTING, _DENYING, _OPEN, _CLOSING, _CLOSED = State
+_CONNECTING, _DENYING, _OPEN, _CLOSING, _LOST, _CLOSED = State
+_ENDING = (_CLOSING, _LOST, _CLOSED)
 
 
 class WebSocketStream(Endpoint):
@@ -83,12 +80,12 @@ class WebSocketStream(Endpoint):
         "_wire",
         "flags",
         "sent",
-        "started_at",
+        "started_ns",
     )
 
     _headers: list[HeaderPair] | None
     _task: asyncio.Task[None] | None
-    started_at: float
+    started_ns: int
 
     def __init__(
         self, runtime: Runtime, config: WebSocketConfig, wire: HandshakeWire, scope: Scope, flags: int
@@ -115,7 +112,7 @@ class WebSocketStream(Endpoint):
     def start(self, spawn: Spawn | None = None) -> None:
         """Call the application, in a task from `spawn`; as `HTTPStream.start`."""
         runtime = self._runtime
-        self.started_at = runtime.now
+        self.started_ns = monotonic_ns()
         runtime.streams.add(self)
         if self._wire is not None:
             timeout = self.config.handshake_timeout
@@ -129,12 +126,10 @@ class WebSocketStream(Endpoint):
         """The connection is gone, or the client sends no more without having said Close; which is the same here."""
         if self._denial is not None:
             self._denial.disconnect(connection_lost=True)
-        self._finish(*self._close_with)
-        if self._is_gone:
-            return
-        self._is_gone = True
-        if self._task is not None and not self._task.done():
-            self._runtime.loop.call_later(self._runtime.config.disconnect_grace, self.cancel)
+        self._lose()
+        if not self._is_gone:
+            self._is_gone = True
+            self._begin_grace()
 
     def expire(self) -> None:
         """The wire's deadline has passed."""
@@ -149,18 +144,6 @@ class WebSocketStream(Endpoint):
             self._wire.deadline = FOREVER
             self._runtime.log.warning("websocket_handshake_timeout is over: %s", name_request(self.scope))
             self.cancel()
-
-    def notify_drain(self, *, last_call: bool) -> None:
-        """Close with 1012, for the client to connect to another worker: soon, or at the `last_call` at once."""
-        if self._state is not _OPEN:
-            return
-        runtime = self._runtime
-        if last_call:
-            self._begin_close(SERVICE_RESTART, "")
-        elif self._leave_at == FOREVER:
-            span = min(runtime.websockets / CLOSED_PER_SECOND, runtime.config.graceful_timeout * DRAIN_SHARE)
-            self._leave_at = runtime.now + span * random.random()  # noqa: S311  # spreads load, guards nothing
-            self._channel.deadline = min(self._channel.deadline, self._leave_at)
 
     def cancel(self) -> None:
         """Cancel the application call, if it still runs."""
@@ -186,7 +169,8 @@ class WebSocketStream(Endpoint):
         else:
             self._waiting = 0
         state = self._state
-        if (state is _OPEN or state is _CLOSING) and self._reader.paused and self._has_room(share=0.5):
+        is_read = state is _OPEN or state is _CLOSING or state is _LOST
+        if is_read and self._reader.paused and self._has_room(share=0.5):
             self._resume_reading()
         return message
 
@@ -253,6 +237,7 @@ class WebSocketStream(Endpoint):
         self._open(channel, agreement)
         counters = runtime.counters
         counters.requests += 1
+        counters.websockets += 1
         if counters.requests == runtime.max_requests:
             runtime.on_max_requests()
         early, self._early = self._early, b""
@@ -266,8 +251,11 @@ class WebSocketStream(Endpoint):
             wire = cast("HandshakeWire", self._wire)
             wire.deadline = FOREVER
             self._early = b""
-            self._denial = Denial(self._runtime, wire, self.scope, self.flags, self._token)
+            self._denial = self._make_denial(wire)
         return self._denial
+
+    def _make_denial(self, wire: Wire) -> Denial:
+        return Denial(self._runtime, wire, self.scope, self.flags, self._token, self.started_ns)
 
     def _end_denial(self) -> None:
         if self._denial is not None and self._denial.is_complete:
@@ -302,6 +290,18 @@ class WebSocketStream(Endpoint):
             self._pause_reading()
 
     # -- inside
+
+    def _begin_grace(self) -> None:
+        """The client has gone: the call may go on for a while, which begins anew while it receives what is left."""
+        if self._task is not None and not self._task.done():
+            grace = self._runtime.config.disconnect_grace
+            self._runtime.loop.call_later(grace, self._end_grace, next(iter(self._messages), None))
+
+    def _end_grace(self, first: Message | None) -> None:
+        if next(iter(self._messages), None) is first:
+            self.cancel()
+        else:
+            self._begin_grace()
 
     def _has_room(self, share: float) -> bool:
         """Whether less waits for the application than this share of what may."""
@@ -347,12 +347,12 @@ class WebSocketStream(Endpoint):
             elif self._state is _CONNECTING or self._state is _DENYING:
                 self._fail("ASGI application returned without accepting or denying")
         except asyncio.CancelledError:
-            if self._state is not _CLOSED and self._state is not _CLOSING:
+            if self._state not in _ENDING:
                 self._fail("WebSocket cancelled", status=503)
         except Aborted:
             raise
         except BaseException as error:  # noqa: BLE001  # sys.exit() in a call must not end the service either
-            if (self._state is _CLOSING or self._state is _CLOSED) and stems_from_disconnect(error):
+            if self._state in _ENDING and stems_from_disconnect(error):
                 runtime.log.debug("Client left during %s", name_request(self.scope))
             else:
                 self._fail("Exception in ASGI application", error)
@@ -377,15 +377,17 @@ class WebSocketStream(Endpoint):
 
     def _account(self) -> None:
         """Tell whoever watches how it went; once, at the end of the call."""
+        if self._state is _LOST:  # what is left to receive is for nobody
+            self._finish(*self._close_with)
         if self._headers is None:
             if self._denial is None and self._wire is not None:
-                self._denial = Denial(self._runtime, self._wire, self.scope, self.flags, self._token)
+                self._denial = self._make_denial(self._wire)
             if self._denial is not None:
                 self._denial.abandon()
             return
         observer = self._runtime.observer
         if observer is not None and self._token is not None:  # None: it raised on the start
-            observer.finished(self._token, self.scope, 101, self._headers, self.sent)
+            observer.finished(self._token, self.scope, 101, self._headers, self.sent, self._close_with[0])
 
 
 def _disconnect_message(code: int, reason: str) -> Message:

@@ -26,15 +26,20 @@ from outrider.errors import Aborted, ConfigurationError
 from outrider.gunicorn_settings import refuse_unsupported
 from outrider.heap import freeze_boot_objects
 from outrider.http1_encoding import DefaultHeaders
+from outrider.inherited_tls import InheritedTLS
 from outrider.lifespan import Lifespan, LifespanError
 from outrider.log_errors import quiet_handler_errors
+from outrider.log_format import use_log_format
+from outrider.log_writer import LogWriter
+from outrider.loop_busy import TimedLoop
 from outrider.observer import Observer
 from outrider.orphan import die_with_parent
 from outrider.probe import ProbeError
-from outrider.process_end import close_loop, limit_wait_for_threads
+from outrider.process_end import close_loop, exit_status, limit_wait_for_threads
 from outrider.runtime import Runtime
 from outrider.scoreboard import Field, Row, Scoreboard, WorkerState
 from outrider.server import ABORT_AFTER, Hooks, Server, Stop, drain_time
+from outrider.server_timing import add_server_timing
 from outrider.settings import load_settings
 from outrider.supervised import ProcessTitle, read_supervision
 from outrider.tls_certificates import TLS
@@ -65,6 +70,7 @@ class UvicornWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
     SIGNALS: ClassVar[list[signal.Signals]] = [sig for sig in Worker.SIGNALS if sig != signal.SIGUSR2]
 
     _board: ClassVar[Scoreboard | None] = None
+    _inherited_tls: ClassVar[InheritedTLS | None] = None
     ppid: int
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -76,6 +82,7 @@ class UvicornWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
         self._title = ProcessTitle(self._supervision, self.cfg.proc_name)
         self.row: Row = self._scoreboard().claim(self._supervision.generation if self._supervision else 0)
         self._dump = Dump(self.log, self._requests_in_flight)
+        self.log_writer = LogWriter((self.log.error_log, self.log.access_log), self.log)
         self._server: Server | None = None
         self._runtime: Runtime | None = None
         self._is_quick = False
@@ -95,9 +102,10 @@ class UvicornWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
         settings = load_settings(cfg, overrides=overrides)
         ServerConfig.from_gunicorn(cfg, settings)
         AccessLog(log, cfg)
-        TLS.from_gunicorn(cfg, settings, log)
-        read_supervision()
+        UvicornWorker._inherited_tls = InheritedTLS(cfg, settings, log)
         cls._scoreboard()
+        for name in use_log_format(settings.log_format, log, read_supervision()):
+            log.info("log_format is %s, but %s has a handler with a format of its own", settings.log_format, name)
 
     @classmethod
     def _apply_config_kwargs(cls, cfg: Any, log: Any = None) -> dict[str, Any]:
@@ -134,8 +142,9 @@ class UvicornWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
             refuse_unsupported(self.cfg)
             self._settings = load_settings(self.cfg, overrides=self._overrides)
             self._config = ServerConfig.from_gunicorn(self.cfg, self._settings)
-            self._tls = TLS.from_gunicorn(self.cfg, self._settings, self.log)
+            self._tls = (self._inherited_tls or TLS).from_gunicorn(self.cfg, self._settings, self.log)
             self._access_log = AccessLog(self.log, self.cfg)
+            use_log_format(self._settings.log_format, self.log, self._supervision)
         except ConfigurationError as error:
             self._fail_boot(str(error))
         try:
@@ -207,7 +216,7 @@ class UvicornWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
         signal.signal(signal.SIGTERM, self._stop_handler(loop, self._request_drain, graceful))
         for fast in (signal.SIGINT, signal.SIGQUIT):
             signal.signal(fast, self._stop_handler(loop, self._request_quick_stop, QUICK_LIMIT))
-        loop.add_signal_handler(signal.SIGUSR1, self.log.reopen_files)
+        loop.add_signal_handler(signal.SIGUSR1, self.log_writer.call, self.log.reopen_files)
         for ignored in (signal.SIGHUP, signal.SIGWINCH):
             loop.add_signal_handler(ignored, self.log.debug, "worker: %s ignored", ignored.name)
 
@@ -284,7 +293,8 @@ class UvicornWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
             self._watchdog.stop()
             self.row.release()
             self._ignore_late_signals()
-            limit_wait_for_threads(self.log, self._end_by)
+            limit_wait_for_threads(self.log, self._end_by, self.log_writer.flush)
+            self.log_writer.expect_exit(exit_status(), self._end_by)
 
     def _ignore_late_signals(self) -> None:
         for late in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
@@ -292,7 +302,7 @@ class UvicornWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
 
     def _new_loop(self) -> asyncio.AbstractEventLoop:
         if self.cfg.asgi_loop == "asyncio":
-            return asyncio.SelectorEventLoop()
+            return TimedLoop()
         return uvloop.new_event_loop()
 
     async def _serve(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -302,9 +312,12 @@ class UvicornWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
         default_headers = DefaultHeaders(
             server=settings.server_header, date=settings.date_header, extra=settings.response_headers
         )
-        runtime = self._runtime = Runtime(loop, self.wsgi, self._config, self.log, default_headers)
+        app = add_server_timing(self.wsgi) if settings.server_timing else self.wsgi
+        runtime = self._runtime = Runtime(loop, app, self._config, self.log, default_headers)
         runtime.max_requests = self.max_requests
         runtime.on_max_requests = self._retire_after_max_requests
+        if self._supervision is not None:  # nobody else reads what it counts
+            runtime.meter = self.row.meter
         observer = Observer(self, self._access_log)
         if observer.watches:
             runtime.observer = observer
@@ -314,16 +327,20 @@ class UvicornWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
             self._tls,
             self.row,
             Lifespan(self.wsgi, self.cfg.asgi_lifespan, self.log, runtime.state),
-            Hooks(booted=freeze_boot_objects, tick=self._tick, expect_end_by=self._expect_end_by),
+            Hooks(booted=self._note_booted, tick=self._tick, expect_end_by=self._expect_end_by),
             self._tick_period(),
         )
         self._install_loop_signals(loop)
         # The reloader thread, and a signal that came before the loop, clear `alive` and write to the pipe.
         loop.add_reader(self.PIPE[0], self._note_stop)
         self._note_stop()
-        self._watchdog.start(self._abort_if_unwatched)
+        self._watchdog.start(self._guard, getattr(self.app, "app_uri", None) or "")
         die_with_parent(self.ppid, None)
         await self._server.serve(settings.probe_path)
+
+    def _note_booted(self) -> None:
+        self.log_writer.start()  # not before: the application may set up logging of its own
+        freeze_boot_objects()
 
     def _tick_period(self) -> float:
         watched = [seconds for seconds in (self._settings.stall_warning, self.timeout) if seconds]
@@ -347,6 +364,11 @@ class UvicornWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
 
     def _is_supervisor(self, pid: int) -> bool:
         return self._supervision is not None and pid == self._supervision.pid
+
+    def _guard(self, silent: float) -> None:
+        """In the watchdog's thread, which can still count the stall that the master kills this worker for."""
+        self.row[Field.STALLS] = self._watchdog.stalls
+        self._abort_if_unwatched(silent)
 
     def _abort_if_unwatched(self, silent: float) -> None:
         """In the watchdog's thread: do what the master would, were it still there, about a loop that hangs; once."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import itertools
 import json
@@ -57,6 +58,18 @@ class Page:
         if "exceptionDetails" in answer:
             raise BrowserError(json.dumps(answer["exceptionDetails"]))
         return answer["result"].get("value")
+
+    def show_at(self, width: int, height: int, *, dark: bool = False) -> None:
+        """Have the page on a screen of this size, for eyes that prefer light or dark colours."""
+        metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
+        self._browser.call("Emulation.setDeviceMetricsOverride", metrics, self._session)
+        preference = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        self._browser.call("Emulation.setEmulatedMedia", {"features": [preference]}, self._session)
+
+    def screenshot(self) -> bytes:
+        """The whole page as a PNG."""
+        options = {"format": "png", "captureBeyondViewport": True}
+        return base64.b64decode(self._browser.call("Page.captureScreenshot", options, self._session)["data"])
 
     def until(self, expression: str, deadline: float = 20.0) -> None:
         """Wait until a JavaScript expression, or the promise it makes, is true."""

@@ -12,8 +12,11 @@ from outrider_supervisor.client import ControlClient
 from outrider_supervisor.control import ControlServer
 from outrider_supervisor.control_app import ControlApp
 from outrider_supervisor.control_commands import Command
+from outrider_supervisor.event_feed import EventFeed
+from outrider_supervisor.journal import Journal
 from outrider_supervisor.operations import Operation
 from outrider_supervisor.paths import Directory
+from outrider_supervisor.resources import MetricsMissing
 from outrider_testing.fakes import FakeLog
 
 PATIENCE = 20.0
@@ -24,12 +27,27 @@ class FakeHandler:
 
     def __init__(self) -> None:
         self.operation = Operation()
+        self.commands: list[Command] = []
         self.has_command = asyncio.Event()
+        self.reason = ""
+        self.has_metrics = True
 
     def status(self) -> dict[str, Any]:
         return {"name": "shop", "pid": os.getpid()}
 
+    def history(self) -> dict[str, Any]:
+        return {"period": 2.0, "pool": [], "workers": {}}
+
+    def metrics(self, accept: str) -> tuple[bytes, str]:
+        if not self.has_metrics:
+            raise MetricsMissing("they can't be written")
+        return f"# for {accept}\n".encode(), "text/plain"
+
+    def unreadiness(self) -> str:
+        return self.reason
+
     def submit(self, command: Command) -> Operation:
+        self.commands.append(command)
         self.has_command.set()
         return self.operation
 
@@ -40,7 +58,8 @@ class ControlStage:
     def __init__(self, directory: Path) -> None:
         self.log = FakeLog()
         self.supervisor = FakeHandler()
-        self.app = ControlApp(self.supervisor)
+        self.journal = Journal()
+        self.app = ControlApp(self.supervisor, EventFeed(self.journal, self.supervisor.status))
         self.directory = Directory(directory)
         self.server = ControlServer(self.directory, "shop", self.app, self.log)
         self.client = ControlClient(self.server.path)

@@ -205,9 +205,11 @@ class SupervisorScene:
         os.kill(self.masters[number].pid, signal.SIGKILL)
         self.until(lambda: number not in generations, "the end of a generation")
 
-    def report(self, pid: int, text: str, report: str | None = None, parts: int | None = None) -> None:
+    def report(
+        self, pid: int, text: str, report: str | None = None, parts: int | None = None, data: Any = None
+    ) -> None:
         """Have a process log something."""
-        for datagram in list(encode_report(pid, "ERROR", text, report))[:parts]:
+        for datagram in list(encode_report(pid, "ERROR", text, report, data))[:parts]:
             os.write(self.supervisor.seam.reports.write_end, datagram)
 
     def outcome(self, operation: Operation) -> Outcome:

@@ -228,6 +228,11 @@ class Scene:
         self.loop.run_ready()
         return self.runtime.held
 
+    def first_scope(self) -> Any:
+        """Wait for the only call of the application."""
+        eventually(self.loop, lambda: self.app.calls)
+        return self.app.call.scope
+
     def close(self) -> None:
         """Leave nothing open."""
         for peer in self.peers:
@@ -240,6 +245,10 @@ class Scene:
 
     def _count_change(self) -> None:
         self.changes += 1
+
+
+MakeScene = Callable[..., Scene]
+"""Make a scene with these options; see the fixture."""
 
 
 class FakeLifespan:

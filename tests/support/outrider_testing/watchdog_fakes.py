@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
-from outrider.watchdog import DeadManSwitch, Watchdog
+from outrider.dead_man import DeadManSwitch
+from outrider.watchdog import Watchdog
 
 PATIENCE = 10.0
 
@@ -16,18 +18,23 @@ class MemoryLog:
 
     def __init__(self) -> None:
         self.lines: list[tuple[str, str]] = []
+        self.stalls: list[dict[str, Any]] = []
+        """What the records carried for the supervisor."""
         self.written = threading.Event()
 
-    def warning(self, msg: str, *args: object) -> None:
-        self._keep("warning", msg % args)
+    def warning(self, msg: str, *args: object, extra: Mapping[str, Any] | None = None) -> None:
+        self._keep("warning", msg % args, extra)
 
-    def critical(self, msg: str, *args: object) -> None:
-        self._keep("critical", msg % args)
+    def critical(self, msg: str, *args: object, extra: Mapping[str, Any] | None = None) -> None:
+        self._keep("critical", msg % args, extra)
 
     def exception(self, msg: str, *args: object) -> None:
         self._keep("exception", f"{msg % args}: {sys.exc_info()[1]!r}")
 
-    def _keep(self, level: str, line: str) -> None:
+    def _keep(self, level: str, line: str, extra: Mapping[str, Any] | None = None) -> None:
+        if extra is not None:
+            assert extra["report"] == "stall"
+            self.stalls += extra["report_data"]
         self.lines.append((level, line))
         self.written.set()
 

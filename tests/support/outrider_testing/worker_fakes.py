@@ -39,7 +39,7 @@ class FakeWatchdog:
     """Keeps what it was asked to do at a deadline."""
 
     def __init__(self) -> None:
-        self.beats = 0
+        self.beats = self.stalls = 0
         self.expiries: list[tuple[float, Callable[[], object]]] = []
 
     def beat(self) -> None:

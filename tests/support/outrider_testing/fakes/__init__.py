@@ -9,6 +9,7 @@ from outrider_testing.fakes.log import FakeLog
 from outrider_testing.fakes.loop import ManualLoop
 from outrider_testing.fakes.responses import Answer, parse_answers
 from outrider_testing.fakes.runtime import make_config, make_context, make_runtime
+from outrider_testing.fakes.tls_transport import FakeTLSTransport
 from outrider_testing.fakes.transport import FakeSocket, FakeTransport
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "FakeLog",
     "FakeObserver",
     "FakeSocket",
+    "FakeTLSTransport",
     "FakeTransport",
     "FakeWire",
     "ManualLoop",

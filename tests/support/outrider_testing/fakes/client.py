@@ -9,6 +9,7 @@ from outrider.http1 import HTTP1Connection
 from outrider_testing.fakes.application import DrivenApp
 from outrider_testing.fakes.responses import Answer, parse_answers
 from outrider_testing.fakes.runtime import make_context, make_runtime
+from outrider_testing.fakes.tls_transport import FakeTLSTransport
 from outrider_testing.fakes.transport import FakeTransport
 
 if TYPE_CHECKING:
@@ -79,7 +80,21 @@ class Client(AtTheServer):
         """A connection to a runtime of its own, by default with a `DrivenApp`."""
         return cls(loop, make_context(make_runtime(loop, app or DrivenApp(loop), **config)))
 
+    @classmethod
+    def over_tls(cls, loop: ManualLoop, app: ASGIApp | None = None, **config: Any) -> Client:
+        """The same over TLS."""
+        client = cls(loop, make_context(make_runtime(loop, app or DrivenApp(loop), **config), scheme="https"))
+        client.transport = FakeTLSTransport(loop, client.connection)
+        client.connection.connection_made(client.transport)
+        return client
+
     # -- the client's side
+
+    def feed_last(self, data: bytes) -> None:
+        """Over TLS: send, end the connection with a closure alert, and let the server react."""
+        assert isinstance(self.transport, FakeTLSTransport)
+        self.transport.feed_last(data)
+        self.loop.run_ready()
 
     def feed(self, data: bytes) -> None:
         """Send, and let the server react."""

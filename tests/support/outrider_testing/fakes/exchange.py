@@ -73,8 +73,10 @@ class FakeObserver:
         self.events.append(("started", scope["path"]))
         return "token"
 
-    def finished(self, token: Any, scope: Scope, status: int, headers: Any, sent: int) -> None:
-        self.events.append((token, scope["path"], status, headers, sent))
+    def finished(
+        self, token: Any, scope: Scope, status: int, headers: Any, sent: int, close_code: int | None = None
+    ) -> None:
+        self.events.append((token, scope["path"], status, headers, sent, *([close_code] if close_code else [])))
 
 
 class Exchange:

@@ -48,6 +48,8 @@ class FakeService:
         self.upgrade_problem = ""
         self.least_serving = 0
         self.most_alive = 0
+        self.load: Callable[[], events.Load | None] = lambda: None
+        """What is measured for the autoscaler; nothing, where it is off."""
         self.on_retired: Callable[[], None] = lambda: None
         """Called when a worker that serves was told to go."""
         self.on_spawned: Callable[[], None] = lambda: None
@@ -232,7 +234,7 @@ class FakeService:
         self._finish_reading()
         self._finish_upgrade()
         self._deliver_mail()
-        self.send(events.Observed({pid: each.sample() for pid, each in self.workers.items()}))
+        self.send(events.Observed({pid: each.sample() for pid, each in self.workers.items()}, self.load()))
         self._note_extremes()
 
     def _note_extremes(self) -> None:
@@ -397,3 +399,25 @@ class FakeService:
                 self.kill_worker(pid)
         if number in self.masters:
             self.kill_master(number)
+
+
+class FakeLoad:
+    """What the autoscaler of a fake service measures: workers that serve share a demand. `fields` are other values."""
+
+    def __init__(self, service: FakeService, demand: float) -> None:
+        self.demand = demand
+        self.fields: dict[str, Any] = {}
+        self._service = service
+        self._measured_at = 0.0
+        service.load = self.measure
+
+    def measure(self) -> events.Load | None:
+        """Once a second."""
+        service = self._service
+        if service.now - self._measured_at < 1.0:
+            return None
+        self._measured_at = service.now
+        serving = [worker.pid for worker in service.workers.values() if worker.is_serving]
+        share = min(1.0, self.demand / len(serving)) if serving else 0.0
+        workers = {pid: events.Share(share, share) for pid in serving}
+        return dataclasses.replace(events.Load(workers, 100.0, 0, 16.0, 1 << 40, 1 << 20), **self.fields)

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 from outrider.http1_encoding import encode_fields
 from outrider.websocket_handshake import websocket_scope
 from outrider.websocket_stream import WebSocketStream
+from outrider_testing import websocket_bytes as ws
 from outrider_testing.fakes.application import Call, DrivenApp
+from outrider_testing.fakes.client import Client
 from outrider_testing.fakes.exchange import FakeObserver, FakeWire
 from outrider_testing.fakes.log import FakeLog
 from outrider_testing.fakes.runtime import make_runtime
@@ -16,7 +18,30 @@ if TYPE_CHECKING:
     import asyncio
 
     from outrider.http1_encoding import HeaderPair
+    from outrider.runtime import Message
     from outrider_testing.fakes.loop import ManualLoop
+
+ACCEPT = {"type": "websocket.accept"}
+
+
+def opened(loop: ManualLoop, *, over_tls: bool = False, **config: Any) -> Client:
+    """A client whose WebSocket the application has accepted; what was sent so far is forgotten."""
+    client = Client.over_tls(loop, **config) if over_tls else Client.of(loop, **config)
+    client.feed(ws.handshake())
+    client.call.receive()
+    client.call.send(ACCEPT)
+    client.transport.written.clear()
+    return client
+
+
+def disconnect(code: int, reason: str = "") -> Message:
+    """What the application is told at the end."""
+    return {"type": "websocket.disconnect", "code": code, "reason": reason}
+
+
+def close_frame(code: int, reason: bytes = b"") -> bytes:
+    """What the server sends to close."""
+    return bytes((0x88, 2 + len(reason))) + code.to_bytes(2, "big") + reason
 
 
 class FakeChannel:

@@ -14,7 +14,8 @@ from typing import cast
 import pytest
 
 from outrider import watchdog as module
-from outrider.watchdog import DeadManSwitch, Watchdog, log_descriptor
+from outrider.dead_man import DeadManSwitch, log_descriptor
+from outrider.watchdog import Watchdog
 from outrider_testing.watchdog_fakes import PATIENCE, MemoryLog
 
 

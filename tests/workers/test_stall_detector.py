@@ -1,15 +1,17 @@
-"""The stall detector of the watchdog: what it reports of a loop that beats, stops or starves."""
+"""The stall detector: what it reports of a loop that beats, stops or starves."""
 
 from __future__ import annotations
 
 import pytest
 
-from outrider.watchdog import (
+from outrider.stall_detector import (
     WARNING_PERIOD,
     KillImminent,
     StallDetector,
     StallEnded,
     StallEvent,
+    StallMuted,
+    StallsSuppressed,
     StallStarted,
     kill_margin,
 )
@@ -80,7 +82,7 @@ def test_detector_reports_nothing_while_loop_beats() -> None:
 def test_detector_reports_stall_once_and_its_end() -> None:
     loop = Loop(StallDetector(1.0, 0))
     assert loop.stall(0.75) == []
-    assert loop.stall(60) == [StallStarted(1.0, suppressed=0, starved=False)]
+    assert loop.stall(60) == [StallStarted(1.0, starved=False)]
     assert loop.run() == [StallEnded(61.0)]
     assert loop.run() == []
 
@@ -90,30 +92,30 @@ def test_detector_suppresses_and_counts_stalls_within_period() -> None:
     loop.stall(1)
     loop.run()
     for _ in range(2):
-        assert loop.stall(1.5) == []
-        assert loop.run() == []
-    loop.run(WARNING_PERIOD)
-    assert loop.stall(1) == [StallStarted(1.0, suppressed=2, starved=False)]
-    loop.run(WARNING_PERIOD)
-    assert loop.stall(1) == [StallStarted(1.0, suppressed=0, starved=False)]
+        assert loop.stall(1.5) == [StallMuted(1.0)]
+        assert loop.run() == [StallEnded(1.75, is_muted=True)]
+    assert loop.run(WARNING_PERIOD) == [StallsSuppressed(2)]
+    assert loop.stall(1) == [StallStarted(1.0, starved=False)]
+    assert loop.run(WARNING_PERIOD) == [StallEnded(1.25)]
 
 
 def test_detector_reports_suppressed_stall_that_outlasts_period() -> None:
     loop = Loop(StallDetector(1.0, 0))
     loop.stall(1)
     loop.run()
-    (started,) = loop.stall(30)
-    assert started == StallStarted(WARNING_PERIOD - 0.25, suppressed=0, starved=False)
+    muted, started = loop.stall(30)
+    assert muted == StallMuted(1.0)
+    assert started == StallStarted(WARNING_PERIOD - 0.25, starved=False)
     assert loop.run() == [StallEnded(30.25)]
-    loop.run(WARNING_PERIOD)
-    assert loop.stall(1) == [StallStarted(1.0, suppressed=0, starved=False)]
+    assert loop.run(WARNING_PERIOD) == []
+    assert loop.stall(1) == [StallStarted(1.0, starved=False)]
 
 
 def test_detector_foresees_kill_once() -> None:
     loop = Loop(StallDetector(1.0, 5))
-    assert loop.stall(10) == [StallStarted(1.0, suppressed=0, starved=False), KillImminent(4.0)]
+    assert loop.stall(10) == [StallStarted(1.0, starved=False), KillImminent(4.0)]
     assert loop.run() == [StallEnded(10.25)]
-    assert loop.stall(10) == [StallStarted(1.0, suppressed=0, starved=False), KillImminent(4.0)]
+    assert loop.stall(10) == [StallStarted(1.0, starved=False), KillImminent(4.0)]
 
 
 def test_detector_foresees_kill_while_warning_is_off() -> None:
@@ -131,7 +133,7 @@ def test_detector_forgives_loop_of_stopped_process() -> None:
     loop = Loop(StallDetector(1.0, 30))
     assert loop.observe_after(3600) == []
     assert loop.stall(0.75) == []
-    assert loop.stall(0.25) == [StallStarted(1.0, suppressed=0, starved=False)]
+    assert loop.stall(0.25) == [StallStarted(1.0, starved=False)]
     assert loop.observe_after(3600) == []
     assert loop.stall(1) == []
     assert loop.run() == [StallEnded(2.25)]
@@ -142,7 +144,7 @@ def test_detector_forgives_loop_that_beat_just_before_process_stopped() -> None:
     loop.beat = 0.125
     assert loop.observe_after(3600) == []
     assert loop.stall(0.75) == []
-    assert loop.stall(0.25) == [StallStarted(1.0, suppressed=0, starved=False)]
+    assert loop.stall(0.25) == [StallStarted(1.0, starved=False)]
 
 
 def test_detector_does_not_count_stop_in_stall_that_ended_with_it() -> None:
@@ -154,10 +156,10 @@ def test_detector_does_not_count_stop_in_stall_that_ended_with_it() -> None:
 
 def test_detector_blames_loop_when_process_was_busy_and_observer_kept_waiting() -> None:
     loop = Loop(StallDetector(1.0, 30))
-    assert loop.observe_after(3.0, cpu=2.5) == [StallStarted(3.0, suppressed=0, starved=True)]
+    assert loop.observe_after(3.0, cpu=2.5) == [StallStarted(3.0, starved=True)]
 
 
 def test_detector_takes_observer_late_by_one_interval_for_punctual() -> None:
     loop = Loop(StallDetector(1.0, 30))
     assert loop.observe_after(0.5) == []
-    assert loop.observe_after(0.5) == [StallStarted(1.0, suppressed=0, starved=False)]
+    assert loop.observe_after(0.5) == [StallStarted(1.0, starved=False)]

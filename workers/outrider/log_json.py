@@ -1,0 +1,63 @@
+"""Log records as JSON, one object a line."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+to_json: Callable[[Any], str] = json.JSONEncoder(separators=(",", ":"), default=str, skipkeys=True).encode
+"""One line of ASCII: nothing that it holds can end the line, or steer a terminal."""
+
+
+class Stamper:
+    """Writes times as RFC 3339 has them, in UTC, with microseconds."""
+
+    __slots__ = ("_second", "_shown")
+
+    def __init__(self) -> None:
+        self._second = -1
+        self._shown = ""
+
+    def __call__(self, unix_time: float) -> str:
+        """Format seconds since the epoch."""
+        microseconds = int(unix_time * 1_000_000)
+        second, fraction = divmod(microseconds, 1_000_000)
+        if second != self._second:
+            self._shown = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+            self._second = second
+        return f"{self._shown}.{fraction:06}Z"
+
+
+class JSONFormatter(logging.Formatter):
+    """An event: time, level, logger, pid, generation, message, and exception, stack and report where there are some."""
+
+    def __init__(self, generation: int | None = None, prefix: str = "") -> None:
+        """Take the number of the generation under the supervisor, and what stands before the object, as for syslog."""
+        super().__init__()
+        self._generation = {} if generation is None else {"generation": generation}
+        self.prefix = prefix
+        self._stamp = Stamper()
+
+    def format(self, record: logging.LogRecord) -> str:
+        """logging: the line of a record."""
+        fields = {
+            "time": self._stamp(record.created),
+            "level": record.levelname,
+            "logger": record.name,
+            "pid": record.process,
+            **self._generation,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            fields["exception"] = self.formatException(record.exc_info)
+        elif record.exc_text:
+            fields["exception"] = record.exc_text
+        if record.stack_info:
+            fields["stack"] = record.stack_info
+        report = getattr(record, "report", None)
+        if report is not None:
+            fields["report"] = report
+        return self.prefix + to_json(fields)
