@@ -28,12 +28,12 @@ MADE := $(VENV)/.made-$(VERSION)
 INSTALL = $(BIN)/python -m pip -qq --disable-pip-version-check install
 SOURCES := supervisor workers tests deploy/examples .ci
 SOAK := $(patsubst %,tests/integration/test_%.py,zero_loss costs \
-	$(addprefix supervisor_,reload broken_deploys chaos operations))
+	$(addprefix supervisor_,reload broken_deploys chaos counts operations))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help run supervise test compliance fuzz browser soak lint format types layers bench compare-reloads dist clean
+.PHONY: help run supervise test compliance fuzz browser screenshots soak lint format types layers bench compare-reloads dist clean
 
 help: ## list the targets
 	@echo "make TARGET [PYTHON=$(PYTHON)] [VENV=$(VENV)] [PORT=$(PORT)] [WORKERS=$(WORKERS)] [ARGS=...]"
@@ -70,8 +70,11 @@ compliance: $(VENV)/.test $(VENV)/.autobahn ## run the HTTP/1.1, HTTP/2 and WebS
 fuzz: $(VENV)/.test ## try FUZZ random inputs on each wire protocol, other ones each time
 	@OUTRIDER_FUZZ=$(FUZZ) $(BIN)/python -m pytest -q $(PARALLEL) --timeout=0 tests/compliance -k fuzz $(ARGS)
 
-browser: $(VENV)/.test ## show the example in a browser across reloads; Chromium must be installed
-	@$(BIN)/python -m pytest -q -m external tests/integration/test_browser.py $(ARGS)
+browser: $(VENV)/.test ## show example and dashboard in a browser across reloads; Chromium must be installed
+	@$(BIN)/python -m pytest -q -m external tests/integration/test_browser.py tests/integration/test_dashboard.py $(ARGS)
+
+screenshots: $(VENV)/.test ## take the pictures of dashboard and top for docs; Chromium and wrk must be installed
+	@PYTHONPATH=tests/support $(BIN)/python tests/bench/screenshots.py
 
 soak: $(VENV)/.test ## lose no request, for longer (half an hour or more)
 	@OUTRIDER_SOAK=1 $(BIN)/python -m pytest -q $(SOAK) $(ARGS)

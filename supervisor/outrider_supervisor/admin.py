@@ -62,6 +62,8 @@ class Admin:
         self._pause = pause
         self._open: dict[str, _Endpoint] = {}
         self._closing = set[asyncio.Task[None]]()
+        self._kept: Service | None = None
+        """What `keep_only` was told last, or what came first."""
 
     @property
     def addresses(self) -> list[str]:
@@ -79,6 +81,7 @@ class Admin:
             ConfigurationError: it cannot be opened; everything is as before.
         """
         bind = _key(service)
+        self._kept = self._kept or service
         if bind and bind not in self._open:
             listener = await self._bind(bind, service, asyncio.get_running_loop().time() + patience)
             self._serve(bind, listener, service.admin_token)
@@ -105,6 +108,7 @@ class Admin:
 
     def keep_only(self, service: Service) -> None:
         """Close what the service does not name, and have the rest ask for its token."""
+        self._kept = service
         wanted = _key(service)
         for bind in [each for each in self._open if each != wanted]:
             self._journal.write(Level.INFO, f"admin endpoint closed: {self._open[bind].address}")
@@ -113,6 +117,11 @@ class Admin:
             task.add_done_callback(self._closing.discard)
         for endpoint in self._open.values():
             endpoint.app.token = service.admin_token
+
+    def go_back(self) -> None:
+        """Close what was opened since: the service that named it is not to be."""
+        if self._kept is not None:
+            self.keep_only(self._kept)
 
     async def _close(self, endpoint: _Endpoint) -> None:
         await endpoint.server.stop()
@@ -143,15 +152,16 @@ class Admin:
         """What `take_state` needs in the supervisor that replaces this one."""
         return [{"bind": each.bind, **each.listener.to_state()} for each in self._open.values()]
 
-    def take_state(self, state: list[Mapping[str, Any]], token: str) -> None:
-        """Serve where another supervisor did.
+    def take_state(self, state: list[Mapping[str, Any]], service: Service) -> None:
+        """Serve where another supervisor did, as this service wants it.
 
         Raises:
             ConfigurationError: a descriptor is not what it is said to be.
         """
         for each in state:
             listener = Listener.from_state(each, "the admin endpoint of the last supervisor")
-            self._serve(each["bind"], listener, token)
+            self._serve(each["bind"], listener, service.admin_token)
+        self._kept = service
 
 
 def _key(service: Service) -> str:

@@ -29,7 +29,8 @@ import outrider.settings as _worker_settings  # noqa: F401  # see above
 import outrider_supervisor.settings as _supervisor_settings  # noqa: F401  # see above
 from outrider.errors import ConfigurationError
 from outrider.gunicorn_settings import require_http2_library
-from outrider.settings import ENVIRONMENT_PREFIX, SECTION, load_settings
+from outrider.setting_registration import SECTION
+from outrider.settings import ENVIRONMENT_PREFIX, load_settings
 
 DEFAULT_WORKER_CLASS = "outrider.UvicornWorker"
 USAGE = "%(prog)s [OPTIONS] [APP_MODULE]"

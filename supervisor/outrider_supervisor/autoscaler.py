@@ -21,7 +21,7 @@ TOLERANCE = 0.08
 FAST_TOLERANCE = 0.2
 """The same for what was measured over `up_window` only: with 80 % it is reached where hardly a loop is ever idle."""
 SMOOTHING = 10.0
-"""Seconds of the mean that decides, but for what is urgent; never more than `down_window`."""
+"""Seconds of the mean that decides whether to add workers, but for what is urgent."""
 LATE = 0.25
 """Seconds by which all loops are late, or by which what waits at the listeners comes late, that are an emergency."""
 MOST_PATIENCE = 8
@@ -130,7 +130,6 @@ class Autoscaler:
         """The pool is another one, or of another size: forget what was measured, and wait a window for either way."""
         self._since = None
         self._moments.clear()
-        self._enough.clear()
 
     def decide(self, settings: Scaling, look: Look, now: float) -> Decision:
         """Take in what was measured and decide, about once a second."""
@@ -145,7 +144,7 @@ class Autoscaler:
     def _decide(self, settings: Scaling, look: Look, now: float) -> tuple[int, str, tuple[Veto, ...]]:
         if self._since is None:
             self._since = now
-        smoothing = max(settings.up_window, min(SMOOTHING, settings.down_window))
+        smoothing = max(settings.up_window, SMOOTHING)
         self._note(look, now, smoothing)
         lately, demand = self._mean(now - smoothing), self._mean(now - settings.up_window)
         hidden = self._hidden_demand(look, now - settings.up_window)
@@ -162,8 +161,8 @@ class Autoscaler:
         if wanted > look.target and now - self._since >= settings.up_window:
             why = f"demand {demand + hidden:.2f} at {settings.target_utilisation:.0%} utilisation"
             return _grow(settings, look, wanted, f"{why}, late by {look.late:.1f} s" if hidden else why)
-        patience = settings.down_window * self._patience
-        if enough < look.target and now - self._since >= patience:
+        if enough < look.target and now - self._since >= settings.down_window:
+            patience = settings.down_window * self._patience
             return enough, f"demand {demand:.2f}, {enough} would have done for {patience:.0f} s", ()
         is_awaited = look.ready < min(wanted, look.target)
         return look.target, f"demand {demand + hidden:.2f}", (Veto.BOOTING,) if is_awaited else ()

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from outrider_supervisor.actions import Level
 from outrider_supervisor.agenda import Agenda
 from outrider_supervisor.autoscaler import Autoscaler, Decision, Look, Scaling, Veto
 from outrider_supervisor.events import Load, Observed
-from outrider_supervisor.fleet import OVERTIME, Outbox
+from outrider_supervisor.fleet import Outbox
 from outrider_supervisor.generation import Generation, WorkerState
 from outrider_supervisor.intents import Reload
 from outrider_supervisor.service import Service
@@ -27,10 +26,8 @@ class Autoscaling:
         self._succession = succession
         self._autoscaler = Autoscaler()
         self._generation = 0
-        self._settled = 0
-        """How many workers there were before the growth that is under way."""
-        self._grown_by = -math.inf
-        """When its workers should all be ready."""
+        self._settled: int | None = None
+        """How many workers there were to be before the growth that is under way."""
 
     def observe(self, event: Observed, now: float) -> None:
         """Decide by what was measured, if anything was."""
@@ -45,14 +42,12 @@ class Autoscaling:
         if event.load is None:
             return
         before = self._succession.target
-        look = _look(current, before, event, event.load, self._vetoes(current, now))
+        look = look_at(current, before, event, event.load, self._vetoes(current, now))
         self.decision = decision = self._autoscaler.decide(scaling, look, now)
         if decision.target != before:
             self._outbox.log(Level.INFO, f"scaled {before} → {decision.target}: {decision.reason}")
             self._succession.resize(current, decision.target)
-            if decision.target > before:
-                self._settled = min(before, current.ready)
-                self._grown_by = now + current.service.boot_timeout + OVERTIME
+            self._settled = before
 
     def begin_anew(self) -> None:
         """Somebody has changed the number of workers, or the pool is another one: measure again before deciding."""
@@ -60,10 +55,9 @@ class Autoscaling:
 
     def expected(self, current: Generation, target: int, now: float) -> int:
         """How many workers must serve for the service to be whole: not those that were just asked for."""
-        if current.ready >= target or now > self._grown_by or current.is_backing_off(now):
-            self._grown_by = -math.inf
-            return target
-        return min(target, self._settled)
+        if current.ready >= target or current.is_backing_off(now):
+            self._settled = None
+        return target if self._settled is None else min(target, self._settled)
 
     def save(self) -> dict[str, Any]:
         """What another supervisor needs to go on with `load`."""
@@ -83,7 +77,7 @@ class Autoscaling:
         vetoes = []
         if self._succession.rollout is not None or isinstance(agenda.operation, Reload):
             vetoes.append(Veto.RELOAD)
-        elif agenda.operation is not None or agenda.waiting or not current.has_master:
+        elif agenda.operation is not None or not current.has_master:
             vetoes.append(Veto.OPERATION)
         if current.is_backing_off(now):
             vetoes.append(Veto.BACKOFF)
@@ -116,7 +110,8 @@ def refuse_scale(service: Service, workers: int) -> str:
     return ""
 
 
-def _look(current: Generation, target: int, event: Observed, load: Load, vetoes: list[Veto]) -> Look:
+def look_at(current: Generation, target: int, event: Observed, load: Load, vetoes: list[Veto]) -> Look:
+    """What the autoscaler decides by: the measured load of a generation that shall have `target` workers."""
     shares = load.workers.values()
     serving = [pid for pid, worker in current.workers.items() if worker.state is WorkerState.READY]
     lags = [event.samples[pid].lag for pid in serving if pid in load.workers and pid in event.samples]

@@ -185,8 +185,7 @@ class Seam:
         try:
             service = await self.read_service()
             before = self.listeners.descriptions()
-            await self.admin.open(service)
-            await self.open_listeners(service)
+            await self._open(service)
         except ServiceRefused as refusal:
             self._refuse(refusal)
         except (ConfigurationError, OSError) as error:
@@ -201,6 +200,14 @@ class Seam:
                 if address not in before:
                     self.journal.write(Level.INFO, f"listener opened: {address}")
             self.on_event(ConfigurationRead(service))
+
+    async def _open(self, service: Service) -> None:
+        await self.admin.open(service)
+        try:
+            await self.open_listeners(service)
+        except BaseException:
+            self.admin.go_back()
+            raise
 
     def _refuse(self, refusal: ServiceRefused) -> None:
         if refusal.details:

@@ -14,7 +14,8 @@ from typing import Any
 from outrider import setting_values as check
 from outrider.errors import ConfigurationError
 from outrider.setting_declaration import Flag, declare, switch_off
-from outrider.settings import ENVIRONMENT_PREFIX, register
+from outrider.setting_registration import register
+from outrider.settings import ENVIRONMENT_PREFIX
 from outrider_supervisor.admin_address import parse_address
 
 _SIZE = re.compile(r"(\d+)([kmg]?)(?:i?b)?", re.IGNORECASE)

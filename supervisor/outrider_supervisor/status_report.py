@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import cast
 
 from outrider.scoreboard import RowSnapshot
+from outrider_supervisor.counting import count
 from outrider_supervisor.generation import Generation, Worker
 from outrider_supervisor.machine import Machine
 from outrider_supervisor.rates import Rates, milliseconds
@@ -196,3 +197,15 @@ def _worker(worker: Worker, row: RowSnapshot | None, usage: Usage, facts: Facts,
         "requests_per_second": round(rates.requests, 2) if rates else None,
         "p99_ms": milliseconds(rates.p99) if rates else None,
     }
+
+
+def explain_unreadiness(machine: Machine) -> str:
+    """Why no requests should be sent here, in a line; empty if they may.
+
+    A worker that is being restarted is no reason while others serve: as many as the autoscaler keeps at least, or one.
+    """
+    if machine.current is None or machine.is_stopping:
+        return machine.state
+    least = min(machine.current.service.min_workers, machine.target)
+    capacity = machine.fleet.capacity
+    return "" if capacity >= least else f"{capacity} of {count(least, 'worker')} ready"

@@ -30,7 +30,6 @@ from outrider_supervisor.journal import Journal
 from outrider_supervisor.listeners import START_PATIENCE, Listeners
 from outrider_supervisor.machine import Machine
 from outrider_supervisor.messages import MasterFailed, ReopenLogs, WorkerExited, WorkerReady, WorkerSpawned
-from outrider_supervisor.metrics import Snapshot
 from outrider_supervisor.notify import Notifier
 from outrider_supervisor.operations import Operation, Outcome
 from outrider_supervisor.processes import become_subreaper
@@ -39,7 +38,7 @@ from outrider_supervisor.reports import Report
 from outrider_supervisor.seam import Seam
 from outrider_supervisor.stalls import Stalls
 from outrider_supervisor.status import Status
-from outrider_supervisor.status_report import Clocks, Facts, build_status
+from outrider_supervisor.status_report import Clocks, Facts, build_status, explain_unreadiness
 from outrider_supervisor.tally import Tally
 from outrider_supervisor.worker_watch import parent_of
 
@@ -384,24 +383,10 @@ class Supervisor:
 
     def metrics(self, accept: str) -> tuple[bytes, str]:
         """Handler: the metrics."""
-        telemetry = self.seam.telemetry
-        snapshot = Snapshot(
-            status=self.build_status(),
-            totals=telemetry.totals(),
-            rows=telemetry.rows(self.machine),
-            usage=telemetry.usage(self.machine, time.monotonic()),
-            cpu_seconds=telemetry.processor_time.last,
-            all_cpu_seconds=telemetry.processor_time.total,
-            tally=self.tally,
-            backlog=self.seam.listeners.backlog(),
-        )
+        backlog = self.seam.listeners.backlog()
+        snapshot = self.seam.telemetry.snapshot(self.machine, self.build_status(), self.tally, backlog)
         return exposition.write(snapshot, accept)
 
     def unreadiness(self) -> str:
         """Handler: why no requests should be sent here, or nothing."""
-        machine = self.machine
-        if machine.current is None or machine.is_stopping:
-            return machine.state
-        least = min(machine.current.service.min_workers, machine.target)
-        capacity = machine.fleet.capacity
-        return "" if capacity >= least else f"{capacity} of {count(least, 'worker')} ready"
+        return explain_unreadiness(self.machine)

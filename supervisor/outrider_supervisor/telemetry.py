@@ -12,9 +12,11 @@ from outrider.scoreboard import RowSnapshot, Totals
 from outrider_supervisor.history import PERIOD, History, WorkerPoint
 from outrider_supervisor.machine import Machine
 from outrider_supervisor.measure import Sampler, lag_of
+from outrider_supervisor.metrics import Snapshot
 from outrider_supervisor.rates import Rates, Reading, Window, milliseconds
-from outrider_supervisor.status import RatesStatus
+from outrider_supervisor.status import RatesStatus, Status
 from outrider_supervisor.status_report import Usage
+from outrider_supervisor.tally import Tally
 
 RATE_STEPS = 5
 """Looks that the rates in the status are taken over: ten seconds."""
@@ -155,9 +157,18 @@ class Telemetry:
         reporting = [pid for each in generations if each.service.reports_state for pid in each.workers]
         return {pid: rows[pid] for pid in reporting if pid in rows}
 
-    def totals(self) -> Totals:
-        """What all workers have counted, of now: that is in memory."""
-        return self._board.totals()
+    def snapshot(self, machine: Machine, status: Status, tally: Tally, backlog: int | None) -> Snapshot:
+        """What the metrics are made of."""
+        return Snapshot(
+            status=status,
+            totals=self._board.totals(),
+            rows=self.rows(machine),
+            usage=self._usage,
+            cpu_seconds=self.processor_time.last,
+            all_cpu_seconds=self.processor_time.total,
+            tally=tally,
+            backlog=backlog,
+        )
 
     def to_state(self) -> dict[str, Any]:
         """What `take_state` needs in the supervisor that replaces this one."""

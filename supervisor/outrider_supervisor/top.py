@@ -152,10 +152,10 @@ class Top(App[None]):
         self._status = status
         now = time.time()
         self.query_one("#head", Static).update(headline(status, now))
-        self.query_one("#rates", Static).update(rates_line(status))
+        self.query_one("#rates", Static).update(rates_line(status.get("rates")))
         self.query_one("#operation", Static).update(operation_line(status, now))
         self._rates.append(status.get("rates", {}).get("requests_per_second") or 0.0)
-        self.query_one(Sparkline).data = list(self._rates)
+        self.query_one(Sparkline).data = [0.0, *self._rates]  # or the lowest rate would look like none
         self._show_workers()
         self._show_events(status)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from outrider_supervisor.counting import count
-from outrider_supervisor.status import GenerationStatus, Status, WorkerStatus
+from outrider_supervisor.status import GenerationStatus, RatesStatus, Status, WorkerStatus
 from outrider_supervisor.text_format import (
     format_count,
     format_duration,
@@ -107,11 +107,10 @@ def headline(status: Status, now: float) -> str:
     return plain(f"{status['name']}: {status['state']}, {ready}, {', '.join(facts)}")
 
 
-def rates_line(status: Status) -> str:
-    """How much it does."""
-    if "rates" not in status:  # a supervisor that was started earlier
+def rates_line(rates: RatesStatus | None) -> str:
+    """How much the service does; nothing where a supervisor that was started earlier does not say."""
+    if rates is None:
         return ""
-    rates = status["rates"]
     return (
         f"{format_count(_rounded(rates['requests_per_second']))} requests/s, "
         f"{format_count(_rounded(rates['errors_per_second']))} errors/s, "

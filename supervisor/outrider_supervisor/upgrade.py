@@ -219,7 +219,8 @@ async def resume(supervisor: Supervisor, state: dict[str, Any]) -> None:
     app = ControlApp(supervisor, supervisor.feed)
     await supervisor.open_control(ControlServer.from_state(state["control"], app, journal.logger))
     current = supervisor.machine.current
-    seam.admin.take_state(state["admin"], current.service.admin_token if current is not None else "")
+    if current is not None:  # there is one: an upgrade waits for the first
+        seam.admin.take_state(state["admin"], current.service)
     supervisor.tally.take_state(state["tally"])
     seam.telemetry.take_state(state["telemetry"])
     for each in state["masters"]:

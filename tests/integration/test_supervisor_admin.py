@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 

@@ -280,7 +280,7 @@ def test_successor_serves_at_the_same_listener() -> None:
         state[0]["descriptor"] = os.dup(state[0]["descriptor"])  # as it comes out of an execve
         os.set_inheritable(state[0]["descriptor"], True)
         successor = stage.another()
-        successor.take_state(state, TOKEN)
+        successor.take_state(state, service(token=TOKEN))
         assert (await waiting)[0] == 200
         assert (await get(port, "/metrics"))[0] == 401
         assert not os.get_inheritable(state[0]["descriptor"])

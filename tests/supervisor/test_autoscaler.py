@@ -116,6 +116,24 @@ def test_growing_lateness_says_how_much_is_missing() -> None:
     assert reasons[-1].endswith("late by 6.0 s")
 
 
+def test_lateness_that_grows_is_work_for_as_many_as_there_are() -> None:
+    pool = Pool(2)
+    pool.boots = False
+    for second in range(UP + 1):
+        pool.look(2.0, late=float(second))
+    assert pool.target == 5
+
+
+def test_lateness_that_nobody_notices_is_none() -> None:
+    pool = Pool(8, Scaling(1, 16))
+    for second in range(20):
+        pool.look(6.4, late=(0.02, 0.12, 0.22)[second % 3] if second > 10 else 0.0)
+    assert set(pool.targets) == {8}
+    for late in (0.05, 0.14, 0.23):
+        assert "late" not in pool.look(7.6, late=late).reason
+    assert pool.target == 8
+
+
 def test_capacity_that_boots_is_not_asked_for_twice() -> None:
     pool = Pool()
     pool.boots = False
@@ -124,6 +142,7 @@ def test_capacity_that_boots_is_not_asked_for_twice() -> None:
         vetoes.update(pool.look(1.0, late=2.0 * second).vetoes)
     assert pool.target == 4
     assert vetoes == {Veto.BOOTING}
+    assert pool.run(0.1, 20).vetoes == ()  # nobody waits for it any more
 
 
 def test_pool_that_was_held_up_once_does_not_take_it_for_demand() -> None:
@@ -171,6 +190,18 @@ def test_pool_shrinks_when_fewer_were_enough_all_the_time() -> None:
     assert decision.reason == "demand 0.50, 1 would have done for 45 s"
 
 
+def test_pool_shrinks_soon_after_the_window() -> None:
+    pool = Pool(4)
+    pool.run(3.2, 60)
+    pool.run(0.5, DOWN + UP)
+    assert pool.target == 1
+
+
+def test_pool_shrinks_to_what_is_a_little_busier_than_wanted() -> None:
+    assert Pool(4).run(2 * 0.8 * 1.03, 100).target == 2
+    assert Pool(4).run(2 * 0.8 * 1.05, 100).target == 3
+
+
 def test_pool_keeps_what_was_needed_within_the_window() -> None:
     pool = Pool(4)
     pool.run(3.2, 60)
@@ -206,18 +237,25 @@ def test_scaling_down_that_had_to_be_taken_back_takes_longer_the_next_time() -> 
     factors = [round(wait / waits[0]) for wait in waits]
     assert factors == [1, 2, 4, 8, 8, 8]
     assert factors[-1] == MOST_PATIENCE
+    saved = json.loads(json.dumps(pool.autoscaler.save()))
+    pool.autoscaler = Autoscaler()
+    pool.autoscaler.load(saved)
+    pool.run(1.0, UP + 1)
+    pool.run(0.2, (MOST_PATIENCE - 1) * DOWN)
+    assert pool.target == 2
 
 
 def test_patience_is_forgotten_when_loads_are_far_apart() -> None:
     pool = Pool(1)
-    for rest in (1, 200, 200):
+    waits = []
+    for rest in (1, 4 * DOWN, 1):
         pool.run(1.0, UP + 1)
-        pool.run(0.2, 2 * DOWN + 10)
-        assert pool.target == 1
+        began = pool.now
+        while pool.target > 1:
+            pool.look(0.2)
+        waits.append(round((pool.now - began) / DOWN))
         pool.run(0.2, rest)
-    pool.run(1.0, UP + 1)
-    pool.run(0.2, DOWN + 2)
-    assert pool.target == 1
+    assert waits == [1, 2, 1]
 
 
 @pytest.mark.parametrize("demand", [0.5, 0.79, 0.8, 0.85, 0.9, 1.55, 1.6, 1.7, 2.3, 2.5, 3.3])
@@ -237,7 +275,7 @@ def test_pool_stays_between_least_and_most() -> None:
     pool.run(4.0, 60)
     assert pool.target == 4
     pool.run(0.0, 120)
-    assert pool.target == 2
+    assert pool.target == min(pool.targets) == 2
 
 
 @pytest.mark.parametrize("workers,wanted", [(1, 3), (9, 5)])
@@ -327,6 +365,14 @@ def test_windows_begin_anew() -> None:
     pool.run(4.0, UP)
     assert pool.target == 4
     assert pool.look(4.0).target == 5
+
+
+def test_what_was_measured_before_a_change_does_not_count_after_it() -> None:
+    pool = Pool(4)
+    pool.run(4.0, UP)
+    pool.autoscaler.begin_anew()
+    pool.run(3.2, UP + 3)
+    assert pool.target == 4
 
 
 def test_cores_without_a_limit_are_no_limit() -> None:

@@ -9,9 +9,10 @@ import pytest
 
 from outrider_supervisor.actions import Code
 from outrider_supervisor.autoscaler import Veto
-from outrider_supervisor.autoscaling import refuse_scale, scaling_of
-from outrider_supervisor.events import Load
-from outrider_testing.fakes.supervised_processes import BOOT_FAILS, BOOT_HANGS, CRASHES, Release
+from outrider_supervisor.autoscaling import look_at, refuse_scale, scaling_of
+from outrider_supervisor.events import Load, Observed, Sample, Share
+from outrider_supervisor.generation import Generation, GenerationState, Worker, WorkerState
+from outrider_testing.fakes.supervised_processes import BOOT_FAILS, BOOT_HANGS, CRASHES, FOREVER, Release
 from outrider_testing.fakes.supervised_service import FakeLoad, FakeService
 from outrider_testing.services import make_service
 
@@ -81,7 +82,7 @@ def test_connections_that_wait_at_the_listeners_count_by_how_long_they_will() ->
 def test_pool_whose_new_workers_do_not_boot_is_degraded_and_is_not_grown_further(release: Release) -> None:
     release = dataclasses.replace(release, good_workers=1)
     service, _ = scaled(1, 1.0, release, boot_timeout=5.0)
-    service.wait_for(lambda: service.machine.state == "degraded", limit=60.0)
+    service.wait_for(lambda: service.machine.state == "degraded", limit=12.0)
     service.run(SECONDS)
     assert service.machine.target == 2
     assert service.serving == 1
@@ -138,9 +139,36 @@ def test_reload_brings_the_pool_into_its_new_limits(fields: dict[str, Any], targ
     service, _ = scaled(1, 2.2)
     service.run(SECONDS)
     service.deploy(**fields)
-    service.outcome(service.reload(canary=False))
+    outcome = service.outcome(service.reload(canary=False))
+    assert f"serving with {target} of {target} worker" in outcome.message
     service.run(2.0)
     assert service.machine.target == service.serving == target
+
+
+def test_load_of_a_new_generation_is_measured_anew() -> None:
+    service, load = scaled(1, 2.2)
+    service.run(SECONDS)
+    load.demand = 0.3
+    service.run(15.0)
+    service.outcome(service.reload(canary=False))
+    service.run(15.0)
+    assert service.machine.target == 3
+
+
+def test_pool_without_a_master_is_not_scaled() -> None:
+    service, load = scaled(2, 1.2)
+    service.deploy(Release(refusal="gunicorn.conf.py has a syntax error"))
+    service.kill_master(1)
+    service.run(10.0)
+    load.demand = 2.0
+    seen: set[Veto] = set()
+    for _ in range(40):
+        service.run(0.5)
+        decision = service.machine.autoscaling.decision
+        assert decision is not None
+        seen.update(decision.vetoes)
+    assert service.machine.target == 2
+    assert Veto.OPERATION in seen
 
 
 def test_settings_of_a_reload_count_at_once() -> None:
@@ -209,11 +237,31 @@ def test_another_supervisor_goes_on_where_the_last_one_was() -> None:
 
 
 def test_service_that_stops_is_not_scaled() -> None:
-    service, load = scaled(1, 0.3, Release(drain_seconds=20.0))
+    service, load = scaled(1, 2.2, Release(drain_seconds=FOREVER), graceful_timeout=600.0)
+    service.run(SECONDS)
+    load.demand = 0.3
+    service.run(10.0)
     service.stop()
-    load.demand = 1.0
-    service.run(15.0)
-    assert service.machine.target == 1
+    service.run(SECONDS)
+    assert not service.logged("scaled 3")
+
+
+def test_worker_that_crashes_while_others_boot_makes_the_service_degraded() -> None:
+    service, _ = scaled(2, 2.0, Release(boot_seconds=10.0))
+    service.wait_for(lambda: service.machine.target == 3, limit=SECONDS)
+    service.run(1.0)
+    assert service.machine.state == "serving"
+    service.kill_worker(service.pids(1)[0])
+    service.run(1.0)
+    assert service.machine.state == "degraded"
+
+
+def test_worker_that_crashes_after_a_growth_makes_the_service_degraded() -> None:
+    service, _ = scaled(1, 2.2, Release(boot_seconds=3.0))
+    service.run(SECONDS)
+    service.kill_worker(service.pids(1)[0])
+    service.run(1.0)
+    assert service.machine.state == "degraded"
 
 
 def test_crashes_do_not_make_it_scale() -> None:
@@ -235,3 +283,19 @@ def test_service_without_most_workers_has_no_scaling() -> None:
 def test_scaling_by_hand_is_free_without_the_autoscaler() -> None:
     assert refuse_scale(make_service(), 100) == ""
     assert "at least one worker" in refuse_scale(make_service(), 0)
+
+
+def test_look_is_of_the_workers_that_serve() -> None:
+    workers = {1: Worker(1, 0.0, WorkerState.READY), 2: Worker(2, 0.0, WorkerState.RETIRING)}
+    current = Generation(1, make_service(**LIMITS), GenerationState.CURRENT, 1, 0.0, workers=workers)
+    load = Load({1: Share(1.5, 0.9), 2: Share(0.1, 0.2)}, 10.0, 0, 8.0, 100, 30)
+    look = look_at(current, 2, Observed({1: Sample(0, 0, 2.0), 2: Sample(0, 0, 0.0)}, load), load, [])
+    assert (look.demand, look.cpu) == pytest.approx((1.7, 1.6))
+    assert (look.ready, look.late, look.fitting, look.cores) == (1, 2.0, 3, 8.0)
+
+
+def test_look_without_workers_is_late_by_nothing() -> None:
+    current = Generation(1, make_service(**LIMITS), GenerationState.CURRENT, 1, 0.0)
+    load = Load({}, 0.0, 5, 8.0, None, None)
+    look = look_at(current, 1, Observed({}, load), load, [])
+    assert (look.late, look.demand, look.fitting) == (0.0, 0.0, None)

@@ -97,6 +97,13 @@ def test_reader_takes_file_environment_and_command_line(directory: Path) -> None
     assert (service.canary, service.canary_seconds) == (False, 3.0)
 
 
+def test_reader_takes_the_token_from_its_file(directory: Path) -> None:
+    (directory / "token").write_text("0123456789abcdef\n")
+    service = read_service(directory, "app:app", "--admin-bind", "0.0.0.0:9100", "--admin-token-file", "token")
+    assert (service.admin_bind, service.admin_token) == ("0.0.0.0:9100", "0123456789abcdef")
+    assert "0123456789abcdef" not in repr(service)
+
+
 def test_reader_takes_the_log_format_whatever_the_worker_class(directory: Path) -> None:
     assert read_service(directory, "-k", "gthread", "app:app", OUTRIDER_LOG_FORMAT="json").log_format == "json"
     assert read_service(directory, "--log-format", "text", "app:app", OUTRIDER_LOG_FORMAT="json").log_format == "text"

@@ -256,6 +256,23 @@ def test_listener_that_cannot_be_opened_is_a_refusal(scene: Scene) -> None:
         assert "in use" in refusal(scene)
 
 
+def test_listener_that_cannot_be_opened_leaves_the_admin_endpoint_as_it_was(scene: Scene) -> None:
+    scene.loop.run_until_complete(scene.seam.admin.open(make_service(admin_bind="127.0.0.1:0")))
+    before = scene.seam.admin.addresses
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        service = make_service(addresses=(taken.getsockname(),), admin_bind="localhost:0")
+        scene.python(quoted(service.to_json()))
+        assert "in use" in refusal(scene)
+    assert scene.seam.admin.addresses == before
+    scene.loop.run_until_complete(scene.seam.admin.close())
+
+
+def test_admin_endpoint_that_cannot_be_opened_is_a_refusal(scene: Scene) -> None:
+    scene.python(quoted(make_service(admin_bind="unix:/nowhere/admin.sock").to_json()))
+    assert refusal(scene) == "admin_bind: unix:/nowhere/admin.sock: there is no directory /nowhere; create it first"
+    assert scene.seam.admin.addresses == []
+
+
 def test_exception_that_nobody_thought_of_is_a_refusal_and_logged(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,7 +10,9 @@ import pytest
 from gunicorn import config as gunicorn_config
 
 from outrider.errors import ConfigurationError
-from outrider.settings import OutriderSettings, register
+from outrider.setting_registration import register
+from outrider.setting_values import Secret
+from outrider.settings import OutriderSettings
 from outrider_supervisor import settings as settings_module
 from outrider_supervisor.settings import SupervisorSettings, refuse_variables, render_supervisor_table
 
@@ -42,6 +44,9 @@ def test_defaults_are_those_of_the_design(cfg: Any) -> None:
             scale_up_window=3.0,
             scale_down_window=45.0,
             scale_up_step=4,
+            admin_bind="",
+            admin_token=Secret(""),
+            admin_token_file="",
         )
     )
 
@@ -134,6 +139,8 @@ def test_memory_is_bytes_or_a_size(cfg: Any, value: object, size: int) -> None:
         ("scale_up_window", 0, "a number of seconds above 0"),
         ("scale_down_window", "1m", "a number of seconds above 0"),
         ("scale_up_step", 0, "a whole number, 1 or more"),
+        ("admin_bind", 9100, "empty, host:port (such as 127.0.0.1:9100 or [::1]:9100), or unix:PATH"),
+        ("admin_token_file", 7, "a string"),
         ("max_worker_age", "1h", "a number of seconds, 0 or more"),
         ("max_worker_memory", 512, "0, or a size of at least 1M"),
         ("max_worker_memory", -1, "0, or a size of at least 1M"),
@@ -153,6 +160,23 @@ def test_bad_value_is_refused_in_one_line(cfg: Any, name: str, value: object, al
 def test_environment_variable_is_refused_with_the_way_to_give_the_setting() -> None:
     with pytest.raises(ConfigurationError, match=r"OUTRIDER_CANARY is not read: give canary in .* or --no-canary on"):
         refuse_variables({"OUTRIDER_CANARY": "0"})
+
+
+def test_token_may_be_a_variable() -> None:
+    refuse_variables({"OUTRIDER_ADMIN_TOKEN": "x"})
+    with pytest.raises(ConfigurationError, match="OUTRIDER_ADMIN_TOKEN_FILE is not read"):
+        refuse_variables({"OUTRIDER_ADMIN_TOKEN_FILE": "x"})
+
+
+def test_token_is_not_shown(cfg: Any) -> None:
+    with pytest.raises(
+        ConfigurationError, match=r"^admin_token is \*\*\* \(gunicorn's configuration\), but must be at"
+    ) as caught:
+        cfg.set("admin_token", "hush")
+    assert "hush" not in str(caught.value)
+    cfg.set("admin_token", "0123456789abcdef")
+    assert "0123456789abcdef" not in str(cfg)
+    assert "0123456789abcdef" not in repr(SupervisorSettings.from_gunicorn(cfg))
 
 
 def test_other_variables_are_left_alone() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -68,6 +69,7 @@ def descriptors_of(state: dict[str, Any]) -> list[int]:
         *(each["channel"] for each in state["masters"]),
         state["control"]["descriptor"],
         *(each["descriptor"] for each in state["listeners"]["open"]),
+        *(each["descriptor"] for each in state["admin"]),
     ]
 
 
@@ -362,7 +364,7 @@ def take_over(scene: SupervisorScene, *, without_master: bool = False) -> None:
         state["masters"] = []
     state["scoreboard"] = inherited(state["scoreboard"])
     state["reports"] = [inherited(each) for each in state["reports"]]
-    for each in (*state["listeners"]["open"], state["control"]):
+    for each in (*state["listeners"]["open"], *state["admin"], state["control"]):
         each["descriptor"] = inherited(each["descriptor"])
     for each in state["masters"]:
         each["channel"] = inherited(each["channel"])
@@ -370,6 +372,9 @@ def take_over(scene: SupervisorScene, *, without_master: bool = False) -> None:
     assert old._timer is not None
     old._timer.cancel()
     scene.finish(old.control_server.suspend())
+    scene.finish(old.seam.admin.suspend())
+    for endpoint in old.seam.admin._open.values():
+        endpoint.listener.close(unlink=False)
     assert old.control_server._socket is not None
     old.control_server._socket.close()
     old.seam.listeners.close_all(unlink=False)
@@ -412,6 +417,30 @@ def test_successor_goes_on_with_everything(moving: SupervisorScene, pidfile: Pat
     scene.until(lambda: "the master of generation 1 was killed by SIGKILL" in scene.logged(), "the master's end")
     scene.close_supervisor()
     assert not pidfile.exists()
+
+
+def test_successor_has_the_admin_endpoint_and_counts_on(
+    loop: ManualLoop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene = SupervisorScene(loop, tmp_path, monkeypatch, admin_bind="127.0.0.1:0")
+    scene.start()
+    reload = scene.supervisor.submit(commands.Reload())
+    scene.serve(2)
+    assert scene.outcome(reload).ok
+    scene.end_generation(1)
+    before = scene.supervisor.status()
+    points = len(scene.supervisor.history()["pool"])
+    take_over(scene)
+    after = scene.supervisor.status()
+    assert after["admin_addresses"] == before["admin_addresses"]
+    assert (after["reloads"], after["restarts"]) == (before["reloads"], before["restarts"])
+    assert after["reloads"]["committed"] == after["restarts"]["reload"] == 1
+    assert len(scene.supervisor.history()["pool"]) >= points
+    host, _, port = after["admin_addresses"][0].removeprefix("http://").rpartition(":")
+    with socket.create_connection((host, int(port))):
+        scene.close()
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection((host, int(port)))
 
 
 def test_successor_learns_of_a_master_that_went_meanwhile(moving: SupervisorScene) -> None:

@@ -116,6 +116,42 @@ def test_text_line_is_the_same_through_the_queue(cfg: Any) -> None:
     assert first == second == "192.0.2.1 GET /x HTTP/1.1 200 13 1500000"
 
 
+class Shouting(logging.Formatter):
+    """Has gunicorn's format, and a way of its own with it."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return super().format(record).upper()
+
+
+@pytest.mark.parametrize("change", ["handler", "filter", "parent", "patch", "formatter"])
+def test_who_looks_at_records_sees_those_of_requests(cfg: Any, monkeypatch: pytest.MonkeyPatch, change: str) -> None:
+    log = make_log(cfg)
+    logger = log.access_log
+    seen: list[str] = []
+    listener = logging.Handler()
+    listener.emit = lambda record: seen.append(record.getMessage())  # type: ignore[method-assign]  # of this one
+    writer = LogWriter((log.error_log, logger), log)
+    if change == "handler":
+        logger.addHandler(listener)
+    writer.start()
+    if change == "filter":
+        logger.addFilter(lambda record: seen.append(record.getMessage()))
+    elif change == "parent":
+        monkeypatch.setattr(logger, "propagate", True)
+        monkeypatch.setattr(logger, "parent", logging.Logger("parent"))  # noqa: LOG001  # of this test
+        logger.parent.addHandler(listener)
+    elif change == "patch":
+        monkeypatch.setattr(logging.Logger, "callHandlers", lambda _, record: seen.append(record.getMessage()))
+    elif change == "formatter":
+        logger.handlers[0].setFormatter(Shouting("%(message)s"))
+    access(log, cfg)
+    assert writer.stop(20.0)
+    if change == "formatter":
+        seen = [line for line in Path(cfg.accesslog).read_text().splitlines() if line.isupper()]
+    assert len(seen) == 1
+    assert "/X" in seen[0].upper()
+
+
 def test_own_format_of_the_handler_is_used_through_the_queue(cfg: Any) -> None:
     log = make_log(cfg)
     (handler,) = log.access_log.handlers
@@ -183,3 +219,21 @@ def test_syslog_keeps_its_prefix(cfg: Any, tmp_path: Path) -> None:
         head, _, line = receiver.recv(4096).decode().rstrip("\0").partition(": ")
         assert head.endswith("gunicorn.shop.access")
         assert json.loads(line)["path"] == "/x"
+
+
+def test_handler_of_the_user_stays_as_it_is_even_with_gunicorns_format(cfg: Any, tmp_path: Path) -> None:
+    log = make_log(cfg)
+    handler = logging.FileHandler(tmp_path / "own.log")
+    handler.setFormatter(logging.Formatter(Logger.access_fmt))
+    log.error_log.addHandler(handler)
+    assert use_log_format("json", log, None) == ["gunicorn.error"]
+    log.error("no")
+    assert (tmp_path / "own.log").read_text() == "no\n"
+
+
+def test_handler_that_passes_records_on_is_no_format_of_the_user(cfg: Any) -> None:
+    log = make_log(cfg)
+    handler = logging.NullHandler()
+    handler.never_waits = True  # type: ignore[attr-defined]  # as the supervisor's has it
+    log.error_log.addHandler(handler)
+    assert use_log_format("json", log, None) == []

@@ -160,6 +160,39 @@ def test_rotating_file_is_rotated(logger: logging.Logger, writer: LogWriter, tmp
     assert [(tmp_path / name).read_text()[-2] for name in ("error.log.2", "error.log.1", "error.log")] == list("012")
 
 
+def test_handler_with_methods_of_its_own_keeps_them(logger: logging.Logger, writer: LogWriter) -> None:
+    stream = io.StringIO()
+    formats, handles = logging.StreamHandler(stream), ListHandler()
+    formats.format = lambda record: f"own {record.getMessage()}"  # type: ignore[method-assign]  # of this one
+    handled: list[str] = []
+
+    def handle(record: logging.LogRecord) -> bool:
+        handled.append(record.getMessage())
+        return True
+
+    handles.handle = handle  # type: ignore[method-assign]  # as above
+    for handler in (formats, handles):
+        logger.addHandler(handler)
+    writer.start()
+    logger.info("hello")
+    assert writer.stop(PATIENCE)
+    assert (stream.getvalue(), handled) == ("own hello\n", ["hello"])
+    assert handles.handle is handle
+
+
+def test_handler_is_locked_while_it_writes(logger: logging.Logger, writer: LogWriter) -> None:
+    stream = io.StringIO()
+    handler = logging.StreamHandler(stream)
+    logger.addHandler(handler)
+    writer.start()
+    handler.acquire()
+    logger.warning("hello")
+    assert not writer.flush(0.05)
+    handler.release()
+    assert writer.flush(PATIENCE)
+    assert stream.getvalue() == "hello\n"
+
+
 def test_handler_that_never_waits_is_left_alone(logger: logging.Logger, writer: LogWriter) -> None:
     handler = ListHandler()
     handler.never_waits = True  # type: ignore[attr-defined]  # as the supervisor's has it

@@ -185,6 +185,22 @@ def test_fault_in_a_call_costs_nothing_but_a_sentence(stage: Stage) -> None:
     assert "after" in stream.getvalue()
 
 
+def test_log_goes_on_after_a_handler_that_would_end_the_thread(stage: Stage) -> None:
+    class Exiting(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            raise SystemExit(record.getMessage())
+
+    stage.error.addHandler(Exiting())
+    stage.writer.start()
+    stage.error.warning("no more")
+    until(lambda: stage.writer._lines == 0)
+    stream = io.StringIO()
+    stage.add(stage.access, stream)
+    stage.writer.attach()
+    stage.access.warning("hello")
+    until(stream.getvalue)
+
+
 # -- what is stuck
 
 
@@ -195,6 +211,7 @@ def test_full_pipe_does_not_hold_up_who_logs(stuck: Stage, pipe: FullPipe) -> No
     assert stuck.writer.drops == 0
     text = pipe.read("line 99\n")
     assert text.splitlines() == ["first", *(f"line {number}" for number in range(100))]
+    until(lambda: not stuck.writer._is_held_up)
 
 
 def test_lines_beyond_the_queue_are_counted_and_told_of(
@@ -251,6 +268,11 @@ def test_drops_are_told_of_when_there_is_room_for_that(stage: Stage) -> None:
     stage.writer._bytes = 0
     stage.writer._tell_of_drops()
     assert "5 lines dropped" in errors.getvalue()
+
+
+def test_drops_are_told_of_though_nothing_more_is_logged(stage: Stage) -> None:
+    stage.writer.drops = 5
+    assert stage.writer._take() == [], "it waits for a line"
 
 
 def test_drops_are_told_of_once_in_a_while(stage: Stage) -> None:
@@ -358,6 +380,25 @@ def in_child(act: Callable[[], object]) -> int:
     return ended[0]
 
 
+def test_nothing_is_in_the_middle_of_a_write_while_a_process_forks(stage: Stage) -> None:
+    stream = io.StringIO()
+    stage.add(stage.error, stream)
+    stage.writer.start()
+    stage.writer.hold()
+    stage.error.warning("hello")
+    assert not stage.writer.flush(0.05)
+    assert stream.getvalue() == ""
+    stage.writer.release()
+    assert stage.writer.flush(PATIENCE)
+    assert stream.getvalue() == "hello\n"
+
+
+def test_fork_does_not_wait_for_a_log_that_is_stuck(stuck: Stage) -> None:
+    stuck.writer.hold()
+    stuck.writer.release()
+    assert stuck.writer._writing.locked(), "the thread still writes"
+
+
 def test_child_of_a_fork_writes_by_itself(stage: Stage, tmp_path: Path) -> None:
     path = tmp_path / "error.log"
     stage.error.addHandler(logging.FileHandler(path))
@@ -395,9 +436,11 @@ def test_exit_writes_what_waits(stage: Stage, tmp_path: Path) -> None:
 
     def run() -> None:
         stage.access.addHandler(logging.FileHandler(path))
+        stage.writer._gather = 3600.0
         stage.writer.start()
         stage.access.info("hello")
         stage.writer.expect_exit(3)
+        assert path.read_text() == "hello\n", "should nobody call finish"
         stage.access.info("good-bye")
         stage.writer.finish()
 

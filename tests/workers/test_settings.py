@@ -14,6 +14,7 @@ from gunicorn import config as gunicorn_config
 
 from outrider import settings as settings_module
 from outrider.errors import ConfigurationError
+from outrider.setting_registration import register
 from outrider.settings import (
     SUPERVISOR_SETTINGS,
     OutriderSettings,
@@ -93,7 +94,7 @@ def test_default_passes_its_validator(name: str) -> None:
 
 
 def test_registration_adds_each_setting_once() -> None:
-    settings_module.register(settings_module._FIELDS)
+    register(settings_module._FIELDS)
     registered = [setting.name for setting in gunicorn_config.KNOWN_SETTINGS if setting.name in NAMES]
     assert registered == NAMES
 
@@ -264,6 +265,7 @@ def test_variable_for_the_supervisor_is_refused_with_where_it_belongs(stock_cfg:
 @pytest.mark.parametrize(
     "variable",
     [
+        "OUTRIDER_ADMIN_TOKEN",
         "OUTRIDER_SCOREBOARD_FD",
         "OUTRIDER_SOAK",
         "OUTRIDER_SUPERVISOR_STATE",

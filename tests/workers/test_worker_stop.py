@@ -51,6 +51,14 @@ def test_drain_may_be_asked_for_before_there_is_a_server(make_worker: MakeWorker
     assert not worker.alive
 
 
+def test_tick_tells_of_lines_that_the_log_dropped(make_worker: MakeWorker) -> None:
+    worker = make_worker()
+    with_watchdog(worker)
+    worker.log_writer.drops = 5
+    worker._tick()
+    assert worker.row[Field.LOG_DROPS] == 5
+
+
 def test_worker_of_another_parent_drains(make_worker: MakeWorker) -> None:
     worker = make_worker()
     stops = with_server(worker)

@@ -122,7 +122,7 @@ class Runtime:
     `now` is a coarse monotonic clock in seconds: the tick advances it, deadlines are set from it. `opening` counts
     connections that are accepted and still owe their PROXY header: they are not yet in `connections`. `shed` counts
     connections that should end with their next response, for a freer worker to get them. `websockets` counts those
-    that are open, `http2_connections` those of that version. `meter` counts requests where somebody reads what it counts.
+    that are open, `http2_connections` those of that version. `meter` counts requests, where somebody reads that.
     """
 
     __slots__ = (

@@ -6,6 +6,8 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from outrider.errors import ConfigurationError
+
 
 class Flag(NamedTuple):
     """A command line flag: argparse's `action` and `const`, and gunicorn's `meta` (the name of the value).
@@ -35,3 +37,16 @@ def declare(default: object, validator: Callable[[object], object], flag: Flag, 
     return dataclasses.field(
         default=default, metadata={"validator": validator, "flag": flag, "description": description}
     )
+
+
+def validated(name: str, validator: Callable[[object], object], value: object, source: str) -> Any:
+    """Return a setting's value as its validator has it.
+
+    Raises:
+        ConfigurationError: the value is not allowed; the message says that it came from `source`.
+    """
+    try:
+        return validator(value)
+    except ValueError as error:
+        shown = "***" if name.endswith(("password", "token")) else repr(value)
+        raise ConfigurationError(f"{name} is {shown} ({source}), but must be {error}") from None

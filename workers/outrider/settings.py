@@ -12,16 +12,16 @@ import difflib
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from gunicorn import config as gunicorn_config
 
 from outrider import setting_values as check
 from outrider.errors import ConfigurationError
-from outrider.setting_declaration import Flag, declare, switch_off, switch_on
+from outrider.setting_declaration import Flag, declare, switch_off, switch_on, validated
+from outrider.setting_registration import register
 
-SECTION = "Outrider"
 ENVIRONMENT_PREFIX = "OUTRIDER_"
 
 # Variables with the prefix that are no settings. A process that starts workers hands them facts this way.
@@ -31,7 +31,6 @@ RESERVED_PREFIXES = ("OUTRIDER_SUPERVISOR_",)
 SUPERVISOR_SETTINGS = frozenset(
     {
         "admin_bind",
-        "admin_token",
         "admin_token_file",
         "boot_timeout",
         "canary",
@@ -264,13 +263,13 @@ def load_settings(
         variable = ENVIRONMENT_PREFIX + name.upper()
         in_file = config_file.get(name, _MISSING)
         if name in overrides:
-            values[name] = _validated(name, validate, overrides[name], "CONFIG_KWARGS")
+            values[name] = validated(name, validate, overrides[name], "CONFIG_KWARGS")
         elif (given := _given_to_gunicorn(cfg, name, in_file=in_file is not _MISSING)) is not _MISSING:
             values[name] = given
         elif variable in environ:
-            values[name] = _validated(name, validate, environ[variable], f"environment variable {variable}")
+            values[name] = validated(name, validate, environ[variable], f"environment variable {variable}")
         elif in_file is not _MISSING:
-            values[name] = _validated(name, validate, in_file, "gunicorn's configuration file")
+            values[name] = validated(name, validate, in_file, "gunicorn's configuration file")
     return OutriderSettings(**values)
 
 
@@ -286,7 +285,7 @@ def validate_setting(name: str, value: object, source: str) -> Any:
     Raises:
         ConfigurationError: the value is not allowed; the message says that it came from `source`.
     """
-    return _validated(name, _FIELDS[name].metadata["validator"], value, source)
+    return validated(name, _FIELDS[name].metadata["validator"], value, source)
 
 
 def render_settings_table() -> str:
@@ -297,14 +296,6 @@ def render_settings_table() -> str:
         cells = (f"`{name}`", f"`{default}`", f"`{ENVIRONMENT_PREFIX}{name.upper()}`")
         lines.append(f"| {' | '.join(cells)} | {field.metadata['description']} |")
     return "\n".join(lines) + "\n"
-
-
-def _validated(name: str, validator: Callable[[object], object], value: object, source: str) -> Any:
-    try:
-        return validator(value)
-    except ValueError as error:
-        shown = "***" if name.endswith(("password", "token")) else repr(value)
-        raise ConfigurationError(f"{name} is {shown} ({source}), but must be {error}") from None
 
 
 def _refuse_unknown_variables(environ: Mapping[str, str]) -> None:
@@ -353,57 +344,6 @@ def _given_to_gunicorn(cfg: Any, name: str, *, in_file: bool) -> object:
     setting = cfg.settings.get(name)
     times_set = getattr(setting, "times_set", 0)
     return setting.get() if times_set > in_file else _MISSING
-
-
-def _initialise(setting: Any) -> None:
-    setting.times_set = 0
-    setting.value = setting.validator(setting.default)
-
-
-def _set(setting: Any, value: object) -> None:
-    setting.times_set += 1
-    setting.value = setting.validator(value)
-
-
-def _add_option(setting: Any, parser: Any) -> None:
-    if not setting.flag.help:
-        gunicorn_config.Setting.add_option(setting, parser)
-        return
-    # gunicorn's way would add the default of the setting, which is not that of the flag.
-    flag = setting.flag
-    parser.add_argument(flag.name, dest=setting.name, action=flag.action, const=flag.const, help=flag.help)
-
-
-def _register(field: dataclasses.Field[Any]) -> None:
-    """Make the field a gunicorn setting: creating the class adds it to gunicorn's KNOWN_SETTINGS."""
-    flag = field.metadata["flag"]
-    name = field.name
-    validate = field.metadata["validator"]
-    attributes = {
-        "name": name,
-        "section": SECTION,
-        "flag": flag,
-        "cli": [flag.name],
-        "meta": flag.meta,
-        "action": flag.action,
-        "const": flag.const,
-        "validator": lambda value: _validated(name, validate, value, "gunicorn's configuration"),
-        "default": field.default,
-        "desc": field.metadata["description"],
-        "__init__": _initialise,
-        "set": _set,
-        "add_option": _add_option,
-    }
-    base = gunicorn_config.Setting
-    type(base)(f"Outrider{name.title().replace('_', '')}", (base,), attributes)
-
-
-def register(fields: Mapping[str, dataclasses.Field[Any]]) -> None:
-    """Make settings that were declared with `declare` gunicorn's, unless it has them."""
-    known = {setting.name for setting in gunicorn_config.KNOWN_SETTINGS}
-    for name, field in fields.items():
-        if name not in known:
-            _register(field)
 
 
 register(_FIELDS)

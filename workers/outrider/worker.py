@@ -351,6 +351,7 @@ class UvicornWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
         self.notify()
         if self._runtime is not None:
             self.nr = self._runtime.counters.requests
+        self.row[Field.LOG_DROPS] = self.log_writer.drops
         self._title.show(WorkerState(self.row[Field.STATE]).name.lower())
         parent = os.getppid()
         if parent != self.ppid and self.alive:

@@ -139,7 +139,7 @@ function showTiles(status) {
   byId("tiles").replaceChildren(
     tile("Requests", number(rates.requests_per_second), "a second", "requests_per_second"),
     tile("Errors (5xx)", number(rates.errors_per_second), "a second", "errors_per_second"),
-    tile("Latency, p99", milliseconds(rates.p99_ms), `p50 ${milliseconds(rates.p50_ms)}`, "p99_ms"),
+    tile("Latency, p99", milliseconds(rates.p99_ms), `p50 ${number(rates.p50_ms)}`, "p99_ms"),
     tile("In flight", number(rates.in_flight), "requests", "in_flight"),
     tile("Loop lag, worst", milliseconds(now.lag_ms), "", "lag_ms"),
     tile("Memory", megabytes(now.memory_bytes), "", "memory_bytes"),
@@ -323,8 +323,8 @@ async function stayConnected() {
 
 function ask(dialog) {
   return new Promise((resolve) => {
-    dialog.returnValue = "cancel";
-    dialog.addEventListener("close", () => resolve(dialog.returnValue === "ok"), { once: true });
+    dialog.querySelector("form").onsubmit = (event) => resolve(event.submitter.value === "ok");
+    dialog.oncancel = () => resolve(false);
     dialog.showModal();
   });
 }

@@ -60,9 +60,9 @@ class Trace:
     work: Callable[[float], Work]
     boot: float = 1.5
 
-    def arrivals(self) -> list[list[Arrival]]:
-        """The requests of each second, in order: the same ones each time."""
-        dice = random.Random(self.name)
+    def arrivals(self, seed: str = "") -> list[list[Arrival]]:
+        """The requests of each second, in order: the same ones each time, for the same seed."""
+        dice = random.Random(self.name + seed)
         return [sorted(self._arrivals_in(second, dice)) for second in range(self.seconds)]
 
     def _arrivals_in(self, second: int, dice: random.Random) -> Iterable[Arrival]:

@@ -30,6 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Print the tables; with ``--plot`` draw the pictures as well."""
     parser = argparse.ArgumentParser(prog="tests/bench/autoscale", description=__doc__)
     parser.add_argument("traces", nargs="*", help="names of traces; all without any")
+    parser.add_argument("--seed", default="", help="any word: other arrivals of the same loads")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw workers and waits into a PNG")
     parser.add_argument("--real", type=Path, metavar="FILE", help="instead, run Outrider under wrk and draw that")
     options = parser.parse_args(arguments)
@@ -43,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     unknown = set(options.traces) - {trace.name for trace in TRACES}
     if unknown:
         parser.error(f"no such trace: {', '.join(sorted(unknown))}; there are {', '.join(t.name for t in TRACES)}")
-    results = replay(options.traces or [trace.name for trace in TRACES])
+    results = replay(options.traces or [trace.name for trace in TRACES], options.seed)
     print(table.render(results))
     print(table.render_verdicts(results))
     if options.plot:
@@ -54,10 +55,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def replay(names: Sequence[str]) -> dict[str, dict[str, Result]]:
+def replay(names: Sequence[str], seed: str = "") -> dict[str, dict[str, Result]]:
     """The results by trace and rule."""
     results = {}
     for trace in (each for each in TRACES if each.name in names):
-        arrivals = trace.arrivals()
+        arrivals = trace.arrivals(seed)
         results[trace.name] = {name: simulate(trace, rule(), arrivals) for name, rule in RULES.items()}
     return results

@@ -27,6 +27,7 @@ def trace(rate: float, seconds: int = 60, work: Work = WORK, boot: float = 1.0) 
 
 def test_arrivals_are_the_same_each_time() -> None:
     assert trace(50.0).arrivals() == trace(50.0).arrivals()
+    assert trace(50.0).arrivals() != trace(50.0).arrivals("other")
 
 
 def test_arrivals_come_at_the_rate_and_with_the_work_of_their_second() -> None:

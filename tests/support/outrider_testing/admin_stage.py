@@ -63,7 +63,7 @@ class AdminScene:
         async def receive() -> Any:
             if messages:
                 return messages.pop(0)
-            await asyncio.get_running_loop().create_future()
+            return await asyncio.get_running_loop().create_future()
 
         async def send(message: Any) -> None:
             answer.sent.append(message)

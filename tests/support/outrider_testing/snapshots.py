@@ -7,10 +7,9 @@ from typing import Any
 
 from outrider.meters import DURATION_BOUNDS, Histogram
 from outrider.scoreboard import RowSnapshot, Totals, WorkerState
-from outrider_supervisor.events import Started
+from outrider_supervisor.events import FromGeneration, Started
 from outrider_supervisor.machine import Machine
 from outrider_supervisor.messages import WorkerReady, WorkerSpawned
-from outrider_supervisor.events import FromGeneration
 from outrider_supervisor.metrics import Snapshot
 from outrider_supervisor.status_report import Clocks, Facts, Usage, build_status
 from outrider_supervisor.tally import Tally
