@@ -136,8 +136,8 @@ class ControlServer:
     def _look(self) -> None:
         self._look_later()
         is_lost = identify(self.path) != self._identity
-        # A client that is being answered is left in peace: there will be another look.
-        if is_lost and not self._server.held and (self._restoring is None or self._restoring.done()):
+        # A client whose command is carried out is left in peace: there will be another look.
+        if is_lost and not self._server.is_changing_something and (self._restoring is None or self._restoring.done()):
             self._restoring = asyncio.get_running_loop().create_task(self._restore(), name="control socket, once more")
 
     async def _restore(self) -> None:

@@ -94,9 +94,10 @@ class EmbeddedServer:
         self._runtime: Runtime | None = None
 
     @property
-    def held(self) -> int:
-        """How many connections there are."""
-        return self._runtime.held if self._runtime is not None else 0
+    def is_changing_something(self) -> bool:
+        """Whether a POST is being answered: who only looks, may be interrupted."""
+        streams = self._runtime.streams if self._runtime is not None else ()
+        return any(stream.scope["method"] == "POST" for stream in streams)
 
     def start(self, listening: socket.socket) -> None:
         """Serve on a copy of the socket, which is closed when the server stops; the queue of the socket stays."""

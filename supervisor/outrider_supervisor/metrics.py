@@ -10,11 +10,12 @@ import platform
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any
 
 from outrider.meters import DURATION_BOUNDS
 from outrider.scoreboard import RowSnapshot, Totals
-from outrider_supervisor.status import Status
+from outrider_supervisor.autoscaler import Veto
+from outrider_supervisor.stalls import function_of
+from outrider_supervisor.status import AutoscalerStatus, Status
 from outrider_supervisor.status_report import Usage
 from outrider_supervisor.tally import Tally
 
@@ -180,7 +181,7 @@ _declare_counts(
 _declare_counts(
     "outrider_target_changes",
     "counter",
-    "Changes of the number of workers there shall be, by whom or what ever.",
+    "Changes of the number of workers there shall be, whoever or whatever made them.",
     "direction",
     lambda it: it.tally.target_changes,
 )
@@ -282,6 +283,20 @@ _declare_plain(
     "Times that an event loop was blocked for long (stall_warning).",
     lambda it: it.totals.stalls,
 )
+_declare_counts(
+    "outrider_blocking_calls",
+    "counter",
+    "Times that a function blocked an event loop for long, of the functions that did so last.",
+    "function",
+    lambda it: {function_of(stall): stall["count"] for stall in it.status["stalls"]},
+)
+_declare_counts(
+    "outrider_blocking_seconds",
+    "counter",
+    "For how long together.",
+    "function",
+    lambda it: {function_of(stall): stall["seconds"] for stall in it.status["stalls"]},
+)
 _declare_plain(
     "outrider_log_lines_dropped",
     "counter",
@@ -290,11 +305,11 @@ _declare_plain(
 )
 
 
-def _of_autoscaler(read: Callable[[Any], float | None]) -> Callable[[Snapshot], float | None]:
+def _of_autoscaler(read: Callable[[AutoscalerStatus], float | None]) -> Callable[[Snapshot], float | None]:
     """What the autoscaler says of itself; nothing while it is off."""
 
     def find(snapshot: Snapshot) -> float | None:
-        autoscaler = snapshot.status.get("autoscaler")
+        autoscaler = snapshot.status["autoscaler"]
         return read(autoscaler) if autoscaler is not None else None
 
     return find
@@ -324,11 +339,19 @@ _declare_plain(
     "Demand by the workers that serve, 0 to 1.",
     _of_autoscaler(lambda autoscaler: autoscaler["utilisation"]),
 )
-_declare_plain(
-    "outrider_autoscaler_vetoes",
+
+
+def _vetoes(snapshot: Snapshot) -> Mapping[str, float]:
+    autoscaler = snapshot.status["autoscaler"]
+    return {} if autoscaler is None else {each.value: float(each.value in autoscaler["vetoes"]) for each in Veto}
+
+
+_declare_counts(
+    "outrider_autoscaler_veto",
     "gauge",
-    "How many reasons forbid another number of workers at the moment.",
-    _of_autoscaler(lambda autoscaler: len(autoscaler["vetoes"])),
+    "1 for what forbids another number of workers at the moment, 0 for the others.",
+    "reason",
+    _vetoes,
 )
 
 # -- each worker

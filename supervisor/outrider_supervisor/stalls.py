@@ -35,10 +35,10 @@ class Stalls:
 
     def take_state(self, groups: Any) -> None:
         """Go on with what `groups` of another supervisor returned, maybe of another version."""
-        self._groups = {_key(group): group for group in reversed(_read(groups))}
+        self._groups = {function_of(group): group for group in reversed(_read(groups))}
 
     def _add(self, news: StallStatus) -> None:
-        before = self._groups.pop(_key(news), None)
+        before = self._groups.pop(function_of(news), None)
         if before is None:
             # The beginning may have been lost on the way.
             news["count"] = max(1, news["count"])
@@ -47,13 +47,13 @@ class Stalls:
             news["seconds"] = round(news["seconds"] + before["seconds"], 3)
             news["longest"] = max(news["longest"], before["longest"])
             news["stack"] = news["stack"] or before["stack"]
-        self._groups[_key(news)] = news
+        self._groups[function_of(news)] = news
         if len(self._groups) > MOST_GROUPS:
             del self._groups[next(iter(self._groups))]
 
 
-def _key(stall: StallStatus) -> str:
-    """Without the line: one that computes is found at another one each time."""
+def function_of(stall: StallStatus) -> str:
+    """The frame without its line: a function that computes is found at another one each time."""
     return stall["frame"].rpartition(":")[0] or stall["frame"]
 
 

@@ -176,7 +176,7 @@ def test_help_of_a_command_describes_it(command: str, described: list[str], caps
 def test_docs_list_commands_and_exit_statuses() -> None:
     docs = (Path(__file__).parents[2] / "docs" / "supervisor.md").read_text(encoding="utf-8")
     listed = re.findall(r"^\| `outrider (\w+)", docs, re.MULTILINE)
-    assert sorted(listed) == ["check", "dump", "recycle", "reload", "run", "scale", "status", "stop", "upgrade"]
+    assert sorted(listed) == ["check", "dump", "recycle", "reload", "run", "scale", "status", "stop", "top", "upgrade"]
     assert re.findall(r"^\| (\d+) \|", docs, re.MULTILINE) == [str(int(status)) for status in cli.Exit]
 
 

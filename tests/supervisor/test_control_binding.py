@@ -168,6 +168,22 @@ def test_path_that_is_another_supervisors_by_now_is_left_alone_and_told_of_once(
 
 
 @pytest.mark.usefixtures("often")
+def test_reader_of_events_does_not_keep_a_path_from_being_bound_again(tmp_path: Path) -> None:
+    async def scenario(stage: ControlStage) -> None:
+        await stage.server.start()
+        reader, writer = await asyncio.open_unix_connection(stage.server.path)
+        writer.write(b"GET /v1/events HTTP/1.1\r\nHost: x\r\n\r\n")
+        await reader.readuntil(b"event: status")
+        stage.server.path.unlink()
+        await until(lambda: stage.log.messages("warning"))
+        assert (await ask(stage.server.path))["name"] == "shop"
+        await reader.read()  # its end: it comes again, to the new one
+        writer.close()
+
+    run_control(tmp_path, scenario, warnings=1)
+
+
+@pytest.mark.usefixtures("often")
 def test_client_that_is_being_answered_is_not_cut_when_the_path_is_removed(tmp_path: Path) -> None:
     async def scenario(stage: ControlStage) -> None:
         await stage.server.start()

@@ -90,7 +90,9 @@ async def until(condition: Callable[[], object]) -> None:
         await asyncio.sleep(0)
 
 
-def test_reader_gets_what_was_and_what_comes() -> None:
+def test_reader_gets_what_was_and_what_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(event_feed, "STATUS_PERIOD", 3600.0)  # an event does not wait for it
+
     async def scenario(scene: Scene) -> None:
         scene.log("one", "two")
         reader = Reader(scene.feed)

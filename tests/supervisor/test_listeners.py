@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import socket
@@ -376,3 +377,13 @@ def test_listeners_survive_as_plain_data(stage: Stage, tmp_path: Path) -> None:
         after.open(7)
     after.listeners.close_all()
     assert not path.exists()
+
+
+def test_backlog_is_what_waits_at_all_open_listeners(stage: Stage, tmp_path: Path) -> None:
+    assert stage.listeners.backlog() is None
+    listeners = stage.open(LOCAL, str(tmp_path / "web.sock"))
+    assert stage.listeners.backlog() == 0
+    with contextlib.ExitStack() as clients:
+        for listener in listeners:
+            clients.enter_context(socket.socket(listener.family)).connect(listener.getsockname())
+        assert stage.listeners.backlog() == 2

@@ -92,6 +92,31 @@ def test_memory_is_looked_at_only_now_and_then(board: Scoreboard) -> None:
     assert sampler.sample(limited, START + MEMORY_PERIOD)[OURS].memory is not None
 
 
+def test_memory_of_many_workers_is_not_looked_at_all_at_once(
+    board: Scoreboard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[int] = []
+
+    def read_memory(pid: int) -> tuple[int, str]:
+        read.append(pid)
+        return MIB, "pss"
+
+    monkeypatch.setattr(measure, "read_memory", read_memory)
+    sampler = Sampler(board)
+    pids = range(OURS, OURS + 15)
+    sampler.sample([generation(*pids)], START)
+    assert sorted(read) == list(pids)
+    for look in range(MEMORY_PERIOD):
+        read.clear()
+        sampler.sample([generation(*pids)], START + MEMORY_PERIOD + look)
+        assert len(read) <= 2
+    # One that is gone is forgotten: another may get its process id.
+    read.clear()
+    sampler.sample([generation()], START + 2 * MEMORY_PERIOD)
+    sampler.sample([generation(OURS)], START + 2 * MEMORY_PERIOD)
+    assert read == [OURS]
+
+
 # -- usage
 
 

@@ -151,6 +151,7 @@ def test_what_is_not_known_is_left_out() -> None:
         usage={pid: Usage(memory_bytes=1, memory_kind="rss"), other: Usage()},
         cpu_seconds={},
     )
+    assert b"outrider_autoscaler" not in write(snapshot, SCRAPE)[0]
     names = {name for name, _ in read(snapshot)}
     assert not {name for name in names if name.startswith("outrider_autoscaler")}
     assert not names & {"outrider_accept_backlog", "outrider_last_reload_timestamp_seconds"}

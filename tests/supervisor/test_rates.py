@@ -73,3 +73,6 @@ def test_window_begins_anew_with_another_worker() -> None:
     window.add(reading(0.0, 1000))
     assert window.add(reading(2.0, 10)) == Rates()
     assert window.add(reading(4.0, 30)).requests == 10.0
+    rates = window.rates()
+    assert rates is not None
+    assert rates.requests == 10.0

@@ -81,6 +81,7 @@ def test_recycling_is_counted() -> None:
     service.outcome(service.recycle())
     service.run(5.0)
     assert counted(tally.restarts) == {"recycle": 5}
+    assert service.machine.replacements.causes == {}
 
 
 @pytest.mark.parametrize(

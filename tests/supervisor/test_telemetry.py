@@ -147,6 +147,8 @@ def test_rates_are_of_the_last_ten_seconds(scene: Scene) -> None:
 
 
 def test_requests_of_a_worker_that_died_are_not_lost(scene: Scene) -> None:
+    scene.look()
+    assert scene.telemetry.worker_rates().keys() == {7}
     scene.workers.counted[7] += [0.001] * 10
     scene.end(7)
     scene.spawn(8)

@@ -215,6 +215,26 @@ def test_exec_that_fails_leaves_the_old_supervisor_as_it_was(
     check_goes_on(scene)
 
 
+def test_admin_endpoint_survives_an_exec_and_goes_on_where_that_fails(
+    loop: ManualLoop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene = SupervisorScene(loop, tmp_path, monkeypatch, admin_bind="127.0.0.1:0")
+    supervisor = scene.supervisor
+    supervisor.seam.upgrade = lambda: upgrade.replace(supervisor)
+    scene.start()
+    python(tmp_path, monkeypatch, "exit 0")
+    call = Exec()
+    monkeypatch.setattr(os, "execve", call)
+    assert scene.outcome(begin(scene)).ok
+    scene.until(lambda: supervisor.machine.operation is None, "the end of the upgrade")
+    (endpoint,) = call.state["admin"]
+    assert endpoint["descriptor"] in call.inheritable
+    assert endpoint["descriptor"] not in inheritable()
+    (server,) = (each.server for each in supervisor.seam.admin._open.values())
+    assert server._serving is not None
+    scene.close()
+
+
 def test_signal_that_comes_meanwhile_is_not_lost(scene: SupervisorScene, monkeypatch: pytest.MonkeyPatch) -> None:
     def exec_and_fail(*_call: Any) -> None:
         os.kill(os.getpid(), signal.SIGHUP)

@@ -188,6 +188,7 @@ def test_handler_is_locked_while_it_writes(logger: logging.Logger, writer: LogWr
     handler.acquire()
     logger.warning("hello")
     assert not writer.flush(0.05)
+    assert stream.getvalue() == ""
     handler.release()
     assert writer.flush(PATIENCE)
     assert stream.getvalue() == "hello\n"

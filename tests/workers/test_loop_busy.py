@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 import types
 from collections.abc import Iterator
@@ -112,8 +113,9 @@ def test_uvloop_that_does_not_show_libuv_gets_the_other_one(
     fake: types.SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loop = uvloop.new_event_loop()
+    fake.Loop = uvloop.Loop
     try:
-        monkeypatch.setattr(module, "UVLOOP", fake)
+        monkeypatch.setitem(sys.modules, "uvloop.loop", fake)
         assert isinstance(make_meter(loop), CPUMeter)
     finally:
         loop.close()

@@ -19,9 +19,7 @@ def test_nothing_is_counted_at_first(cells: memoryview) -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize(
-    "status, status_class", [(101, 1), (200, 2), (304, 3), (499, 4), (500, 5), (599, 5), (999, 5)]
-)
+@pytest.mark.parametrize("status, status_class", [(101, 1), (200, 2), (304, 3), (499, 4), (500, 5), (599, 5), (999, 5)])
 def test_request_is_counted_by_method_and_class(cells: memoryview, method: str, status: int, status_class: int) -> None:
     Meter(cells).count(method, status, monotonic_ns())
     ((key, histogram),) = histograms_of(cells).items()

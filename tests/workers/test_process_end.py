@@ -13,7 +13,13 @@ from typing import Any
 import pytest
 
 from outrider import process_end as module
-from outrider.process_end import LEAST_TASK_PATIENCE, LOG_PATIENCE, MOST_TASK_PATIENCE, close_loop, limit_wait_for_threads
+from outrider.process_end import (
+    LEAST_TASK_PATIENCE,
+    LOG_PATIENCE,
+    MOST_TASK_PATIENCE,
+    close_loop,
+    limit_wait_for_threads,
+)
 from outrider_testing.fakes import FakeLog
 from outrider_testing.waiting import until
 

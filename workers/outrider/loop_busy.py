@@ -11,16 +11,14 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import selectors
+import sys
 import time
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
-import uvloop.loop
-
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-UVLOOP: Any = uvloop.loop  # its types do not have what is used here
 _UV_METRICS_IDLE_TIME = 1  # of uv_loop_option
 
 
@@ -85,8 +83,8 @@ def make_meter(loop: asyncio.AbstractEventLoop) -> BusyMeter:
     waited_ns: Callable[[], int] | None = None
     if isinstance(loop, TimedLoop):
         waited_ns = partial(getattr, loop.selector, "waited_ns")
-    elif isinstance(loop, uvloop.Loop):
-        waited_ns = _libuv_clock(loop, UVLOOP)
+    elif (module := sys.modules.get("uvloop.loop")) is not None and isinstance(loop, module.Loop):
+        waited_ns = _libuv_clock(loop, module)
     return CPUMeter() if waited_ns is None else WaitMeter(waited_ns)
 
 

@@ -57,7 +57,7 @@ class Phase:
         return self.connections * BLOCK_SECONDS / (BLOCK_SECONDS + THINK_SECONDS)
 
 
-PHASES = (Phase(20, 5), Phase(70, 48), Phase(110, 24), Phase(100, 5))
+PHASES = (Phase(20, 5), Phase(70, 48), Phase(110, 20), Phase(100, 5))
 
 
 @dataclass(frozen=True, slots=True)

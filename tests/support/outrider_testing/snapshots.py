@@ -11,11 +11,22 @@ from outrider_supervisor.events import FromGeneration, Started
 from outrider_supervisor.machine import Machine
 from outrider_supervisor.messages import WorkerReady, WorkerSpawned
 from outrider_supervisor.metrics import Snapshot
+from outrider_supervisor.status import StallStatus
 from outrider_supervisor.status_report import Clocks, Facts, Usage, build_status
 from outrider_supervisor.tally import Tally
 from outrider_testing.services import make_service
 
 MIB = 1 << 20
+STALL: StallStatus = {
+    "frame": "shop.views.report shop/views.py:88",
+    "hangs_in": "",
+    "count": 7,
+    "seconds": 12.5,
+    "longest": 4.2,
+    "last": 1_790_000_000.0,
+    "worker": 4711,
+    "stack": "",
+}
 AUTOSCALER: Any = {
     "min": 1,
     "max": 8,
@@ -54,6 +65,7 @@ def make_snapshot(workers: int = 2, *, autoscaler: bool = True) -> Snapshot:
     facts = Facts(name="shop", pid=1, version="0.1.0", since=0.0, addresses=("127.0.0.1:8000",), tally=tally)
     status = build_status(machine, facts, [], {}, [], Clocks(10.0, 1_790_000_000.0))
     status["autoscaler"] = AUTOSCALER if autoscaler else None
+    status["stalls"] = [STALL]
     requests = {("GET", 2): make_histogram(0.001, 0.001, 0.2, 99.0), ("_OTHER", 5): make_histogram(0.3)}
     return Snapshot(
         status=status,
