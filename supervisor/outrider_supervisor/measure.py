@@ -74,7 +74,7 @@ class Sampler:
         self._memory = {pid: self._memory[pid] for pid in self._memory.keys() & pids}
         due = [pid for pid in pids if pid not in self._memory]
         old = [pid for pid, memory in self._memory.items() if now - memory.at >= MEMORY_PERIOD]
-        due += sorted(old, key=lambda pid: self._memory[pid].at)[: 1 + len(pids) // MEMORY_PERIOD]
+        due += sorted(old, key=lambda pid: self._memory[pid].at)[: 1 + int(len(pids) / MEMORY_PERIOD)]
         return {pid: self._read_memory(pid, now).size for pid in due}
 
     def _read_memory(self, pid: int, now: float) -> _Memory:

@@ -128,7 +128,9 @@ def test_worker_accepts_nothing_before_startup_is_complete(serve: Serve) -> None
 # The loop
 
 
-@pytest.mark.parametrize("loop, module", [("auto", "uvloop"), ("uvloop", "uvloop"), ("asyncio", "asyncio")])
-def test_worker_runs_chosen_loop(serve: Serve, loop: str, module: str) -> None:
+@pytest.mark.parametrize("loop, is_uvloop", [("auto", True), ("uvloop", True), ("asyncio", False)])
+def test_worker_runs_chosen_loop(serve: Serve, loop: str, is_uvloop: bool) -> None:
     server = serve(PROBE, "--asgi-loop", loop)
-    assert server.get("/identity").json()["loop"].split(".")[0] == module
+    packages = server.get("/identity").json()["loop"]
+    assert "asyncio" in packages
+    assert ("uvloop" in packages) is is_uvloop
