@@ -33,7 +33,7 @@ SOAK := $(patsubst %,tests/integration/test_%.py,zero_loss costs \
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help run supervise test compliance fuzz browser screenshots soak lint format types layers bench compare-reloads dist clean
+.PHONY: help run supervise test compliance fuzz browser screenshots soak lint format types layers bench autoscale compare-reloads dist clean
 
 help: ## list the targets
 	@echo "make TARGET [PYTHON=$(PYTHON)] [VENV=$(VENV)] [PORT=$(PORT)] [WORKERS=$(WORKERS)] [ARGS=...]"
@@ -95,6 +95,9 @@ layers: $(VENV)/.lint ## check which module may import which
 
 bench: $(VENV)/.bench ## measure against other servers, side by side
 	@$(BIN)/python tests/bench $(ARGS)
+
+autoscale: $(VENV)/.test $(VENV)/.bench ## replay loads through the autoscaler's rule and those of others
+	@$(BIN)/python tests/bench/autoscale $(ARGS)
 
 compare-reloads: $(VENV)/.test $(VENV)/.bench ## reload other servers under load, side by side
 	@PYTHONPATH=tests/support $(BIN)/python tests/bench/reloads.py $(ARGS)

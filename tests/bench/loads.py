@@ -44,6 +44,7 @@ class Feature(Enum):
     TLS = "TLS"
     WEBSOCKET = "WebSocket"
     DEFLATE = "permessage-deflate"
+    METRICS = "metrics of its own"
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +151,14 @@ _HTTP1 = (
         apps.GREETING,
         tool=Tool.UNIX_CLIENT,
         has_floor=True,
+    ),
+    Load(
+        "metrics",
+        "Metrics on",
+        "plaintext, 64 connections; the second one is supervised, and counts each request for its metrics",
+        "apps:plaintext",
+        apps.GREETING,
+        needs=frozenset({Feature.HTTP1, Feature.METRICS}),
     ),
     Load(
         "held",

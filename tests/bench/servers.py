@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +16,9 @@ HERE = Path(__file__).resolve().parent
 
 _KEEP_ALIVE_SECONDS = "600"
 _CONNECTIONS = "30000"  # the defaults (1000; Granian 1024) are below the loads that hold idle connections
+
+
+_COMMON = frozenset(Feature) - {Feature.METRICS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +49,7 @@ class Server:
     label: str
     packages: tuple[str, ...]
     command: Callable[[Launch], list[str]]
-    features: frozenset[Feature] = frozenset(Feature)
+    features: frozenset[Feature] = _COMMON
     only_for: Feature | None = None
     """The one feature in which it differs from the row above, where it does in one alone."""
     is_floor: bool = False
@@ -61,10 +65,14 @@ def _module(name: str, *arguments: str) -> list[str]:
 
 
 def _gunicorn(launch: Launch, *worker: str) -> list[str]:
+    return _module("gunicorn", *_gunicorn_options(launch), *worker)
+
+
+def _gunicorn_options(launch: Launch) -> list[str]:
     logging = ["--access-logfile", str(launch.access_log)] if launch.access_log else []
     limits = ["--keep-alive", _KEEP_ALIVE_SECONDS, "--worker-connections", _CONNECTIONS]
     limits += _tls_files(launch, "--certfile", "--keyfile")
-    return _module("gunicorn", launch.app, "-w", "1", "--bind", launch.bind, *limits, *logging, *worker)
+    return [launch.app, "-w", "1", "--bind", launch.bind, *limits, *logging]
 
 
 def _tls_files(launch: Launch, chain: str, key: str) -> list[str]:
@@ -84,6 +92,11 @@ def _outrider(launch: Launch) -> list[str]:
 
 def _outrider_loop_tls(launch: Launch) -> list[str]:
     return ["env", "OUTRIDER_FAST_TLS=false", *_outrider(launch)]
+
+
+def _outrider_metrics(launch: Launch) -> list[str]:
+    options = ["--admin-bind", "127.0.0.1:0", "--name", f"bench-{os.getpid()}"]
+    return _module("outrider_supervisor.cli", "run", *_gunicorn_options(launch), *options, *_gunicorn_http2(launch))
 
 
 def _uvicorn_worker(launch: Launch) -> list[str]:
@@ -149,12 +162,13 @@ def _floor(launch: Launch) -> list[str]:
 
 
 OUTRIDER = "outrider"
+METRICS = "outrider-metrics"
 FLOOR = "floor"
 
-_WITHOUT_DEFLATE = frozenset(Feature) - {Feature.DEFLATE}
+_WITHOUT_DEFLATE = _COMMON - {Feature.DEFLATE}
 _HTTP1_ALONE = frozenset({Feature.HTTP1, Feature.TLS})
 
-_WITHOUT_HTTP2 = frozenset(Feature) - {Feature.HTTP2}
+_WITHOUT_HTTP2 = _COMMON - {Feature.HTTP2}
 
 _ALL = (
     Server(
@@ -162,6 +176,15 @@ _ALL = (
         "Outrider (gunicorn)",
         ("outrider", "gunicorn", "uvloop", "httptools", "ngh2", "aiofastnet"),
         _outrider,
+        frozenset(Feature),
+    ),
+    Server(
+        METRICS,
+        "Outrider (supervised, metrics on)",
+        ("outrider", "gunicorn", "uvloop", "httptools"),
+        _outrider_metrics,
+        frozenset(Feature),
+        only_for=Feature.METRICS,
     ),
     Server(
         "outrider-loop-tls",

@@ -9,7 +9,7 @@ from statistics import median
 
 from loads import Page
 from measure import Failure, Sample
-from servers import FLOOR, OUTRIDER
+from servers import FLOOR, METRICS, OUTRIDER
 
 Results = Mapping[tuple[str, str], list[Sample | Failure]]
 """All rounds of each (load, server)."""
@@ -26,6 +26,7 @@ CPU_TARGETS: dict[str, dict[str, float]] = {
 """The largest allowed ratio of Outrider's CPU per request or message to a peer's, by load and peer."""
 
 FLOOR_LIMIT = 1.8
+METRICS_LIMIT = 1.03
 P99_LOADS = ("plaintext", "json", "echo")
 KIB_PER_IDLE_CONNECTION_LIMIT = 6.0
 KIB_PER_IDLE_WEBSOCKET_LIMIT = 12.0
@@ -128,6 +129,7 @@ def _other_http1_verdicts(results: Results) -> list[Verdict]:
             FLOOR_LIMIT,
             marked=_marked(plaintext, OUTRIDER, FLOOR),
         ),
+        _metrics_verdict(results),
         *(_p99_verdict(results, load) for load in P99_LOADS),
         _memory_verdict(results),
         _idle_memory_verdict(results, "idle", "connection", KIB_PER_IDLE_CONNECTION_LIMIT),
@@ -148,6 +150,13 @@ def _p99_verdict(results: Results, load: str) -> Verdict:
     best = min(peers, key=lambda server: peers[server].middle.p99_us)
     measured, limit = rows[OUTRIDER].middle.p99_us / 1000, peers[best].middle.p99_us / 1000
     return at_most(f"{name} ({best})", measured, limit, marked=_marked(rows, OUTRIDER, best))
+
+
+def _metrics_verdict(results: Results) -> Verdict:
+    rows = rows_of(results, "metrics")
+    ratio = cpu_ratio(rows, METRICS)
+    marked = _marked(rows, OUTRIDER, METRICS)
+    return at_most("plaintext with metrics, CPU over that without", ratio and 1 / ratio, METRICS_LIMIT, marked=marked)
 
 
 def _memory_verdict(results: Results) -> Verdict:

@@ -11,7 +11,7 @@ from servers import SERVERS, Launch
 
 PEERS = [server.key for server in SERVERS.values() if not server.is_floor]
 
-WITHOUT_WEBSOCKETS = {"outrider-loop-tls", "uvicorn-zttp", "granian-no-ws", "floor"}
+WITHOUT_WEBSOCKETS = {"outrider-loop-tls", "outrider-metrics", "uvicorn-zttp", "granian-no-ws", "floor"}
 
 
 @pytest.mark.parametrize("key", SERVERS)
@@ -60,11 +60,15 @@ def test_gunicorn_is_told_to_speak_http2(key: str) -> None:
 @pytest.mark.parametrize(
     "load, absent",
     [
-        ("plaintext", {"outrider-loop-tls"}),
-        ("tls-plaintext", {"floor"}),
-        ("json", {"outrider-loop-tls", "floor"}),
-        ("h2c-plaintext", {"outrider-loop-tls", "uvicorn", "uvicorn-worker", "granian-no-ws", "floor"}),
-        ("h2-plaintext", {"uvicorn", "uvicorn-worker", "granian-no-ws", "floor"}),
+        ("plaintext", {"outrider-loop-tls", "outrider-metrics"}),
+        ("metrics", SERVERS.keys() - {"outrider", "outrider-metrics"}),
+        ("tls-plaintext", {"outrider-metrics", "floor"}),
+        ("json", {"outrider-loop-tls", "outrider-metrics", "floor"}),
+        (
+            "h2c-plaintext",
+            {"outrider-loop-tls", "outrider-metrics", "uvicorn", "uvicorn-worker", "granian-no-ws", "floor"},
+        ),
+        ("h2-plaintext", {"outrider-metrics", "uvicorn", "uvicorn-worker", "granian-no-ws", "floor"}),
         ("websocket-64b-32", WITHOUT_WEBSOCKETS),
         ("websocket-64b-32-deflate", WITHOUT_WEBSOCKETS | {"granian", "gunicorn-asgi"}),
     ],

@@ -98,6 +98,12 @@ def test_other_verdicts_hold_plaintext_against_the_floor() -> None:
     assert verdict(results, "plaintext, CPU").passed is True
 
 
+@pytest.mark.parametrize("cost, passed", [(103, True), (103.1, False)])
+def test_other_verdicts_hold_metrics_against_none(cost: float, passed: bool) -> None:
+    results = {("metrics", "outrider"): costing(100), ("metrics", "outrider-metrics"): costing(cost)}
+    assert verdict(results, "plaintext with metrics").passed is passed
+
+
 def test_other_verdicts_hold_p99_against_the_best_peer_but_not_the_floor() -> None:
     results: summary.Results = {
         ("json", "outrider"): [Sample(p99_us=1500)],

@@ -1,10 +1,16 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from autoscale import run, table
-from autoscale.model import SLO, WARM_UP, Result
+from autoscale.model import SLO, WARM_UP, Result, simulate
+from autoscale.outrider import Outrider
 from autoscale.table import OUTRIDER, PRICE, Verdict, best_peer, compare
+from autoscale.traces import TRACES
+
+DOCS = Path(__file__).parents[3] / "docs" / "autoscaling.md"
 
 
 def result(over: int, wasted: int, turns: int = 0) -> Result:
@@ -71,3 +77,33 @@ def test_main_prints_both_tables(capsys: pytest.CaptureFixture[str], monkeypatch
     shown = capsys.readouterr().out
     assert "| cost of all |" in shown
     assert "Better in both" in shown
+
+
+def read_docs() -> dict[str, dict[str, tuple[int, int, int]]]:
+    """The figures in the docs by trace and rule: seconds over the SLO, wasted worker-seconds, changes of direction."""
+    _, _, rest = DOCS.read_text(encoding="utf-8").partition("<!-- autoscale: begin -->\n")
+    head, _, *rows = (line.strip("| ").split(" | ") for line in rest.partition("\n\n")[0].splitlines())
+    figures = {}
+    for trace, *cells in rows[:-1]:
+        figures[trace] = {
+            rule: (over, wasted, turns)
+            for rule, cell in zip(head[1:], cells, strict=True)
+            for over, wasted, turns in [map(int, cell.split(" / "))]
+        }
+    return figures
+
+
+def test_docs_show_what_the_rule_does() -> None:
+    shown = {trace: by_rule[OUTRIDER] for trace, by_rule in read_docs().items()}
+    results = {trace.name: simulate(trace, Outrider(), trace.arrivals()) for trace in TRACES}
+    assert shown == {name: (each.over_slo, each.wasted, each.turns) for name, each in results.items()}
+    assert table.turns_a_minute(results["constant"]) <= 1.0
+
+
+def test_rule_is_better_than_the_best_peer_on_five_traces_and_never_worse() -> None:
+    verdicts = []
+    for by_rule in read_docs().values():
+        results = {rule: result(over, wasted) for rule, (over, wasted, _) in by_rule.items()}
+        verdicts.append(compare(results[OUTRIDER], results[best_peer(results)]))
+    assert verdicts.count(Verdict.BETTER) >= 5
+    assert Verdict.WORSE not in verdicts
