@@ -12,10 +12,11 @@ Who may do what:
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 from http import HTTPStatus
 
-from outrider.runtime import Receive, Scope, Send
+from outrider.runtime import Message, Receive, Scope, Send
 from outrider_supervisor.admin_address import is_loopback
 from outrider_supervisor.asgi_answers import Refusal, answer, answer_error, follow, read_body, refuse_method
 from outrider_supervisor.control_commands import CommandError, decode
@@ -50,10 +51,23 @@ class AdminApp:
             token: what clients must know; empty for none.
             only_loopback: whether it is served on a loopback address.
         """
-        self.token = token
+        self._token = token
+        self._token_changed = asyncio.Event()
         self._handler = handler
         self._only_loopback = only_loopback
         self._resources = Resources(handler, feed)
+
+    @property
+    def token(self) -> str:
+        """What clients must know. Who reads events by another one is cut off when it changes."""
+        return self._token
+
+    @token.setter
+    def token(self, token: str) -> None:
+        if token != self._token:
+            self._token = token
+            self._token_changed.set()
+            self._token_changed = asyncio.Event()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
@@ -74,6 +88,7 @@ class AdminApp:
             if self.token:
                 self._check_token(scope)
             name = "metrics" if path == METRICS_PATH else name
+            receive = _until(self._token_changed, receive)
             await self._resources.serve(name, scope, receive, send, _HEADERS_OF.get(name, _HEADERS))
         elif path.startswith(API) and name in COMMANDS:
             refuse_method(path, scope["method"], "POST")
@@ -119,7 +134,8 @@ class AdminApp:
                 HTTPStatus.FORBIDDEN, "commands need an admin_token, and none is set; the `outrider` command does not"
             )
         origin = header(scope, b"origin")
-        is_of_another = bool(origin) and origin.partition("://")[2].lower() != header(scope, b"host").lower()
+        # Where an opaque origin ("null") and a request without a Host meet, nothing is the same.
+        is_of_another = bool(origin) and (origin.partition("://")[2].lower() or None) != header(scope, b"host").lower()
         if is_of_another or header(scope, b"sec-fetch-site") in ("cross-site", "same-site"):
             raise Refusal(HTTPStatus.FORBIDDEN, "commands are not taken from the pages of others (Origin)")
         self._check_token(scope)
@@ -131,3 +147,18 @@ _HEADERS_OF = {"events": _HEADERS[1:]}
 
 def _without_port(host: str) -> str:
     return host.partition("]")[0] if host.startswith("[") else host.partition(":")[0]
+
+
+def _until(event: asyncio.Event, receive: Receive) -> Receive:
+    """A `receive` by which the client has left as soon as the event has come."""
+
+    async def receive_or_end() -> Message:
+        message, end = asyncio.ensure_future(receive()), asyncio.ensure_future(event.wait())
+        try:
+            await asyncio.wait((message, end), return_when=asyncio.FIRST_COMPLETED)
+            return {"type": "http.disconnect"} if event.is_set() else message.result()
+        finally:
+            message.cancel()
+            end.cancel()
+
+    return receive_or_end

@@ -47,6 +47,6 @@ def _read_file(path: str) -> str:
         with Path(path).open(encoding="ascii") as stream:
             return stream.read(MOST_BYTES).strip()
     except OSError as error:
-        raise ConfigurationError(f"admin_token_file is {path!r}, which can't be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise ConfigurationError(f"admin_token_file is {path!r}, which is no ASCII text") from error
+        raise ConfigurationError(f"admin_token_file is {path!r}, which can't be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ConfigurationError(f"admin_token_file is {path!r}, which is no ASCII text") from None

@@ -104,8 +104,8 @@ class Autoscaler:
         self._shrunk_at: float | None = None
         self._patience = 1
 
-    def save(self) -> dict[str, Any]:
-        """What `load` reads, as plain data."""
+    def to_state(self) -> dict[str, Any]:
+        """What `take_state` reads, as plain data."""
         return {
             "since": self._since,
             "moments": [list(moment) for moment in self._moments],
@@ -114,17 +114,17 @@ class Autoscaler:
             "patience": self._patience,
         }
 
-    def load(self, saved: dict[str, Any]) -> None:
+    def take_state(self, state: dict[str, Any]) -> None:
         """Go on with what another one has seen.
 
         Raises:
             KeyError, TypeError, ValueError: it was written by a version that this one cannot follow.
         """
-        self._since = saved["since"]
-        self._moments = deque(_Moment(*map(float, each)) for each in saved["moments"])
-        self._enough = deque((float(at), int(workers)) for at, workers in saved["enough"])
-        self._shrunk_at = saved["shrunk_at"]
-        self._patience = saved["patience"]
+        self._since = state["since"]
+        self._moments = deque(_Moment(*map(float, each)) for each in state["moments"])
+        self._enough = deque((float(at), int(workers)) for at, workers in state["enough"])
+        self._shrunk_at = state["shrunk_at"]
+        self._patience = state["patience"]
 
     def begin_anew(self) -> None:
         """The pool is another one, or of another size: forget what was measured, and wait a window for either way."""

@@ -12,6 +12,7 @@ from outrider_supervisor.fleet import Outbox
 from outrider_supervisor.generation import Generation, WorkerState
 from outrider_supervisor.intents import Reload
 from outrider_supervisor.service import Service
+from outrider_supervisor.settings import MOST_WORKERS
 from outrider_supervisor.succession import Succession
 
 
@@ -59,18 +60,18 @@ class Autoscaling:
             self._settled = None
         return target if self._settled is None else min(target, self._settled)
 
-    def save(self) -> dict[str, Any]:
-        """What another supervisor needs to go on with `load`."""
-        return {"generation": self._generation, "history": self._autoscaler.save()}
+    def to_state(self) -> dict[str, Any]:
+        """What `take_state` needs in the supervisor that replaces this one."""
+        return {"generation": self._generation, "history": self._autoscaler.to_state()}
 
-    def load(self, saved: dict[str, Any]) -> None:
+    def take_state(self, state: dict[str, Any]) -> None:
         """Go on where another supervisor was.
 
         Raises:
             KeyError, TypeError, ValueError: it was written by a version that this one cannot follow.
         """
-        self._generation = saved["generation"]
-        self._autoscaler.load(saved["history"])
+        self._generation = state["generation"]
+        self._autoscaler.take_state(state["history"])
 
     def _vetoes(self, current: Generation, now: float) -> list[Veto]:
         agenda = self._agenda
@@ -102,6 +103,8 @@ def refuse_scale(service: Service, workers: int) -> str:
     """Why somebody may not have so many workers; empty if they may."""
     if workers < 1:
         return "at least one worker is needed; `outrider stop` ends the service"
+    if workers > MOST_WORKERS:
+        return f"there may be {MOST_WORKERS} workers at most"
     if service.max_workers and not service.min_workers <= workers <= service.max_workers:
         return (
             f"{workers} is outside of what the autoscaler keeps to, {service.min_workers} to {service.max_workers}; "

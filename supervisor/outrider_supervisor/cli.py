@@ -195,7 +195,7 @@ def _show_top(client: ControlClient) -> int:
     try:
         from outrider_supervisor.top import Top  # noqa: PLC0415  # the extra, which others need not have
     except ModuleNotFoundError as error:
-        if error.name != "textual":
+        if error.name not in ("rich", "textual"):
             raise
         _complain("top needs the extra that draws it: pip install 'outrider[top]'; `outrider status` works without")
         return Exit.FAILED

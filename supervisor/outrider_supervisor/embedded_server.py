@@ -6,6 +6,7 @@ import asyncio
 import math
 import os
 import socket
+import time
 from typing import Any
 
 from outrider.config import ServerConfig
@@ -14,12 +15,17 @@ from outrider.http1_encoding import DefaultHeaders
 from outrider.lifespan import Lifespan
 from outrider.runtime import ASGIApp, Log, Runtime
 from outrider.scoreboard import Scoreboard
+from outrider.seldom_log import SeldomLog
 from outrider.server import Hooks, Server, Stop
 
 TICK = 1.0
 """Seconds; a coarse one, since each costs the idle supervisor some CPU."""
 MOST_WAITING = 64
 """Connections from which on those that have sent no request give way to others, the oldest first."""
+SEND_BUFFER = 32 * 1024
+"""Bytes that the kernel keeps for a client: by its own measure, one that takes nothing would be noticed late."""
+WARNING_PERIOD = 10.0
+"""Seconds from one warning to the next: whoever can connect could fill the log with requests that are refused."""
 _NOBODY = TrustedPeers(())
 
 CONFIG = ServerConfig(
@@ -60,6 +66,7 @@ class RoomySocket(socket.socket):
         """Accept a connection; the oldest that has sent nothing yet may have to go for it."""
         connection, address = super().accept()
         self.admit(connection)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
         surplus = self.runtime.held + 1 - MOST_WAITING
         if surplus > 0:
             # One that is being answered has no deadline.
@@ -71,6 +78,17 @@ class RoomySocket(socket.socket):
 
     def admit(self, connection: socket.socket) -> None:
         """See whether this client may come in; everybody may."""
+
+
+class _EndpointLog:
+    """The log, with few warnings."""
+
+    def __init__(self, log: Log) -> None:
+        self.debug = log.debug
+        self.info = log.info
+        self.warning = SeldomLog(log.warning, time.monotonic, WARNING_PERIOD)
+        self.error = log.error
+        self.exception = log.exception
 
 
 class EmbeddedServer:
@@ -86,7 +104,7 @@ class EmbeddedServer:
             kind: the class of the listening socket.
         """
         self._app = app
-        self._log = log
+        self._log = _EndpointLog(log)
         self._name = name
         self._kind = kind
         self._server: Server | None = None

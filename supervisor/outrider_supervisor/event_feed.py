@@ -7,10 +7,9 @@ journal has forgotten something misses that, and one that takes nothing is cut o
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from http import HTTPStatus
-from typing import Any
 
 from outrider.runtime import Receive, Send
 from outrider_supervisor.asgi_answers import Headers, Refusal, line_of
@@ -26,7 +25,7 @@ _RETRY = b"retry: 2000\n\n"
 class EventFeed:
     """Serves `text/event-stream`: `log` for each event of the journal, `status` once a second."""
 
-    def __init__(self, journal: Journal, status: Callable[[], dict[str, Any]]) -> None:
+    def __init__(self, journal: Journal, status: Callable[[], Mapping[str, object]]) -> None:
         self._journal = journal
         self._status = status
         self._changed = asyncio.Event()

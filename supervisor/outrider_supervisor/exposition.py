@@ -9,12 +9,15 @@ import importlib.util
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, cast
 
-from outrider_supervisor.metrics import BOUNDS, METRICS, Bucketed, Metric, Sample, Snapshot, Summed
+from outrider.meters import DURATION_BOUNDS
+from outrider_supervisor.metric_declaration import Bucketed, Metric, Sample, Snapshot, Summed
+from outrider_supervisor.metrics import METRICS
 from outrider_supervisor.resources import MetricsMissing
 
 if TYPE_CHECKING:
     from prometheus_client import Metric as Family
 
+BOUNDS = (*(str(bound) for bound in DURATION_BOUNDS), "+Inf")
 OPENMETRICS = "application/openmetrics-text"
 OPENMETRICS_TYPE = f"{OPENMETRICS}; version=1.0.0; charset=utf-8"
 TEXT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -87,7 +90,8 @@ def _family(metric: Metric, samples: Iterator[Sample]) -> Family:
         "summary": metrics_core.SummaryMetricFamily,
     }
     family = kinds[metric.kind](metric.name, metric.help, labels=metric.labels, unit=metric.unit)
-    for labels, value in samples:
+    for values, value in samples:
+        labels = tuple(_encodable(each) for each in values)
         match value:
             case Bucketed(cumulative, total):
                 family.add_metric(labels, list(zip(BOUNDS, cumulative, strict=True)), total)
@@ -96,3 +100,8 @@ def _family(metric: Metric, samples: Iterator[Sample]) -> Family:
             case _:
                 family.add_metric(labels, value)
     return cast("Family", family)
+
+
+def _encodable(text: str) -> str:
+    """The text of a label; of a file whose name is not UTF-8, escaped, or there would be no metrics at all."""
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()

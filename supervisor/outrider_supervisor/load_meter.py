@@ -67,14 +67,12 @@ class LoadMeter:
             return None
         self._measured_at = now
         rows = self._board.rows()
-        before, self._totals = (
-            self._totals,
-            {
-                pid: _read_totals(rows[pid], now)
-                for pid, worker in generation.workers.items()
-                if worker.state in _SERVING and pid in rows
-            },
-        )
+        before = self._totals
+        self._totals = {
+            pid: _read_totals(rows[pid], now)
+            for pid, worker in generation.workers.items()
+            if worker.state in _SERVING and pid in rows
+        }
         pairs = {pid: (before[pid], after) for pid, after in self._totals.items() if pid in before}
         return Load(
             workers={pid: _share(*pair, has_loop=generation.service.reports_state) for pid, pair in pairs.items()},

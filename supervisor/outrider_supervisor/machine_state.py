@@ -27,7 +27,7 @@ def save_machine(machine: Machine) -> dict[str, Any]:
         "scaled_to": machine.succession.scaled_to,
         "waiting": [_save_intent(each) for each in machine.waiting if not each.id],
         "replacing": sorted(machine.replacements.pids),
-        "autoscaling": machine.autoscaling.save(),
+        "autoscaling": machine.autoscaling.to_state(),
     }
 
 
@@ -46,7 +46,7 @@ def load_machine(saved: dict[str, Any]) -> Machine:
     machine.succession.target = saved["target"]
     machine.succession.scaled_to = saved["scaled_to"]
     machine.replacements.pids = set(saved["replacing"])
-    machine.autoscaling.load(saved["autoscaling"])
+    machine.autoscaling.take_state(saved["autoscaling"])
     for each in saved["waiting"]:
         machine.agenda.add(_INTENTS[each.pop("kind")](**each), has_started=True)
     return machine

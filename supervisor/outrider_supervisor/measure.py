@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -86,16 +86,17 @@ class Sampler:
         usages = {}
         for pid in pids:
             memory = self._memory.get(pid) or self._read_memory(pid, now)
+            if pid not in rows:
+                usages[pid] = Usage(memory_bytes=memory.size, memory_kind=memory.kind)
+                continue
             mark = self._earlier_marks.get(pid) or self._marks.get(pid)
-            latest = _mark(rows[pid], now) if pid in rows else None
+            latest = _mark(rows[pid], now)
             cpu = busy = None
-            if mark is not None and latest is not None and now - mark.at > LATE_HEARTBEAT:
+            if mark is not None and now - mark.at > LATE_HEARTBEAT:
                 seconds = now - mark.at
                 cpu = round(100 * max(0.0, latest.cpu - mark.cpu) / seconds, 1)
                 busy = round(min(1.0, max(0, latest.busy_ns - mark.busy_ns) / 1e9 / seconds), 3)
-            usages[pid] = Usage(cpu, busy, memory.size, memory.kind)
-            if latest is not None:
-                usages[pid] = replace(usages[pid], cpu_seconds=latest.cpu, resident_bytes=latest.resident)
+            usages[pid] = Usage(cpu, busy, memory.size, memory.kind, latest.cpu, latest.resident)
         return usages
 
 
@@ -120,7 +121,7 @@ def lag_of(row: RowSnapshot) -> float:
 
 
 def _mark(row: RowSnapshot, now: float) -> _Mark:
-    busy_ns = busy_ns_of(row)
+    busy_ns = _busy_ns_of(row)
     try:
         process = psutil.Process(row.pid)
         times = process.cpu_times()
@@ -129,7 +130,7 @@ def _mark(row: RowSnapshot, now: float) -> _Mark:
         return _Mark(now, 0.0, busy_ns, None)
 
 
-def busy_ns_of(row: RowSnapshot) -> int:
+def _busy_ns_of(row: RowSnapshot) -> int:
     """For how long the worker's loop was busy in all, with what holds it now: that will only be in the row later."""
     silent_ns = time.monotonic_ns() - row.heartbeat
     return row.loop_busy_ns + max(0, silent_ns - int(LATE_HEARTBEAT * 1e9))

@@ -1,4 +1,4 @@
-"""The metrics: what there is, declared once, and its values at one moment. `exposition` writes them.
+"""The metrics: what there is, declared once. `exposition` writes them.
 
 Names are Prometheus' (base units, `_total`), and OpenTelemetry's where that has one. What is counted of requests is in
 shared memory and outlives the worker that counted it, so no counter of the pool ever falls.
@@ -8,144 +8,33 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass
 from itertools import accumulate
 
-from outrider.meters import DURATION_BOUNDS
-from outrider.scoreboard import RowSnapshot, Totals
+from outrider.scoreboard import RowSnapshot
 from outrider_supervisor.autoscaler import Veto
+from outrider_supervisor.generation import WorkerState
+from outrider_supervisor.metric_declaration import Bucketed, Declarations, Metric, Sample, Snapshot, Summed
 from outrider_supervisor.stalls import function_of
-from outrider_supervisor.status import AutoscalerStatus, Status
+from outrider_supervisor.status import AutoscalerStatus
 from outrider_supervisor.status_report import Usage
-from outrider_supervisor.tally import Tally
 
-BOUNDS = (*(str(bound) for bound in DURATION_BOUNDS), "+Inf")
 STATES = ("starting", "serving", "degraded", "reloading", "stopping")
-WORKER_STATES = ("booting", "ready", "draining", "stuck")
 _OF_REQUEST = ("http_request_method", "http_response_status_class")
-_OF_WORKER = ("generation", "pid")
 
-
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """All that the metrics are made of. Mappings are by process id."""
-
-    status: Status
-    totals: Totals
-    rows: Mapping[int, RowSnapshot]
-    usage: Mapping[int, Usage]
-    cpu_seconds: Mapping[int, float]
-    all_cpu_seconds: float
-    """Of the workers that are gone as well."""
-    tally: Tally
-    backlog: int | None
-    """Connections that wait to be accepted."""
-
-
-@dataclass(frozen=True, slots=True)
-class Bucketed:
-    """A histogram: numbers up to each of `BOUNDS`, and the sum."""
-
-    cumulative: tuple[int, ...]
-    total: float
-
-
-@dataclass(frozen=True, slots=True)
-class Summed:
-    """A summary without quantiles."""
-
-    count: int
-    total: float
-
-
-Value = float | Bucketed | Summed
-Sample = tuple[tuple[str, ...], Value]
-"""The values of the labels, and the value."""
-Collect = Callable[[Snapshot], Iterator[Sample]]
-
-
-@dataclass(frozen=True, slots=True)
-class Metric:
-    """One metric family; a counter's name is without `_total`, an info's without `_info`."""
-
-    name: str
-    kind: str
-    """counter, gauge, histogram, summary, info."""
-    help: str
-    labels: tuple[str, ...]
-    collect: Collect
-
-    @property
-    def unit(self) -> str:
-        """The unit, which the name ends with; empty for a number of things."""
-        last = self.name.rpartition("_")[2]
-        return last if last in ("bytes", "ratio", "seconds") else ""
-
-    @property
-    def shown_name(self) -> str:
-        """The name as people write it in a query."""
-        return self.name + {"counter": "_total", "info": "_info"}.get(self.kind, "")
-
-
-METRICS: list[Metric] = []
-
-
-def _declare(name: str, kind: str, help_: str, labels: tuple[str, ...] = ()) -> Callable[[Collect], Collect]:
-    def add(collect: Collect) -> Collect:
-        METRICS.append(Metric(name, kind, help_, labels, collect))
-        return collect
-
-    return add
-
-
-def _declare_plain(name: str, kind: str, help_: str, read: Callable[[Snapshot], float | None]) -> None:
-    """One without labels; None is left out."""
-
-    def collect(snapshot: Snapshot) -> Iterator[Sample]:
-        value = read(snapshot)
-        if value is not None:
-            yield (), value
-
-    METRICS.append(Metric(name, kind, help_, (), collect))
-
-
-def _declare_counts(
-    name: str, kind: str, help_: str, label: str, read: Callable[[Snapshot], Mapping[str, float]]
-) -> None:
-    """One with a single label."""
-
-    def collect(snapshot: Snapshot) -> Iterator[Sample]:
-        for value, number in read(snapshot).items():
-            yield (value,), number
-
-    METRICS.append(Metric(name, kind, help_, (label,), collect))
-
-
-def _declare_of_worker(name: str, kind: str, help_: str, read: Callable[[Snapshot, int], float | None]) -> None:
-    """One of each worker; None is left out."""
-
-    def collect(snapshot: Snapshot) -> Iterator[Sample]:
-        for generation in snapshot.status["generations"]:
-            for worker in generation["workers"]:
-                value = read(snapshot, worker["pid"])
-                if value is not None:
-                    yield (str(generation["number"]), str(worker["pid"])), value
-
-    METRICS.append(Metric(name, kind, help_, _OF_WORKER, collect))
-
+METRICS = Declarations()
 
 # -- the service
 
 
-@_declare("outrider_build", "info", "The version that runs.", ("version", "python_version"))
+@METRICS.collected("outrider_build", "info", "The version that runs.", ("version", "python_version"))
 def _build(snapshot: Snapshot) -> Iterator[Sample]:
     yield (snapshot.status["version"], platform.python_version()), 1
 
 
-_declare_plain(
+METRICS.plain(
     "outrider_start_time_seconds", "gauge", "When the service was started (Unix time).", lambda it: it.status["since"]
 )
-_declare_counts(
+METRICS.by_label(
     "outrider_service_status",
     "gauge",
     "1 for the state that the service is in, 0 for the others.",
@@ -159,38 +48,38 @@ def _current_generation(snapshot: Snapshot) -> float | None:
     return max(numbers, default=None)
 
 
-_declare_plain(
+METRICS.plain(
     "outrider_generation", "gauge", "Number of the generation that serves; a reload makes another.", _current_generation
 )
 
 
 def _workers_by_state(snapshot: Snapshot) -> Mapping[str, float]:
     states = [worker["state"] for each in snapshot.status["generations"] for worker in each["workers"]]
-    return {state: states.count(state) for state in WORKER_STATES}
+    return {each.value: states.count(each.value) for each in WorkerState}
 
 
-_declare_counts("outrider_workers", "gauge", "Workers of all generations, by state.", "state", _workers_by_state)
-_declare_plain("outrider_workers_target", "gauge", "How many workers there shall be.", lambda it: it.status["target"])
-_declare_counts(
+METRICS.by_label("outrider_workers", "gauge", "Workers of all generations, by state.", "state", _workers_by_state)
+METRICS.plain("outrider_workers_target", "gauge", "How many workers there shall be.", lambda it: it.status["target"])
+METRICS.by_label(
     "outrider_worker_restarts",
     "counter",
     "Workers that another one took the place of, by the cause.",
     "cause",
     lambda it: it.tally.restarts,
 )
-_declare_counts(
+METRICS.by_label(
     "outrider_target_changes",
     "counter",
     "Changes of the number of workers there shall be, whoever or whatever made them.",
     "direction",
     lambda it: it.tally.target_changes,
 )
-_declare_counts(
+METRICS.by_label(
     "outrider_reloads", "counter", "Reloads that ended, by outcome.", "outcome", lambda it: it.tally.reloads
 )
 
 
-@_declare("outrider_reload_duration_seconds", "summary", "How long reloads took, by outcome.", ("outcome",))
+@METRICS.collected("outrider_reload_duration_seconds", "summary", "How long reloads took, by outcome.", ("outcome",))
 def _reload_durations(snapshot: Snapshot) -> Iterator[Sample]:
     tally = snapshot.tally
     for outcome, count in tally.reloads.items():
@@ -202,13 +91,13 @@ def _last_reload_succeeded(snapshot: Snapshot) -> float:
     return float(last is None or last["outcome"] == "committed")
 
 
-_declare_plain(
+METRICS.plain(
     "outrider_last_reload_successful",
     "gauge",
     "Whether the last reload was committed; 1 before the first.",
     _last_reload_succeeded,
 )
-_declare_plain(
+METRICS.plain(
     "outrider_last_reload_timestamp_seconds",
     "gauge",
     "When the last reload ended (Unix time).",
@@ -218,13 +107,15 @@ _declare_plain(
 # -- traffic
 
 
-@_declare("outrider_requests", "counter", "Requests that are complete, by method and class of status.", _OF_REQUEST)
+@METRICS.collected(
+    "outrider_requests", "counter", "Requests that are complete, by method and class of status.", _OF_REQUEST
+)
 def _requests(snapshot: Snapshot) -> Iterator[Sample]:
     for (method, status_class), histogram in snapshot.totals.requests.items():
         yield (method, f"{status_class}xx"), histogram.requests
 
 
-@_declare(
+@METRICS.collected(
     "http_server_request_duration_seconds",
     "histogram",
     "From the start of the application's call to the end of its response.",
@@ -245,59 +136,59 @@ def _connections(snapshot: Snapshot) -> Mapping[str, float]:
     return {"http1": max(0, sum(row.connections for row in rows) - http2), "http2": http2}
 
 
-_declare_plain(
+METRICS.plain(
     "outrider_requests_in_flight",
     "gauge",
     "Requests that are being answered, open WebSockets included.",
     _sum_rows(lambda row: row.in_flight),
 )
-_declare_counts(
+METRICS.by_label(
     "outrider_connections",
     "gauge",
     "Connections that are open; those of WebSockets are of the protocol that they began with.",
     "protocol",
     _connections,
 )
-_declare_plain("outrider_websockets", "gauge", "WebSockets that are open.", _sum_rows(lambda row: row.websockets))
-_declare_plain(
+METRICS.plain("outrider_websockets", "gauge", "WebSockets that are open.", _sum_rows(lambda row: row.websockets))
+METRICS.plain(
     "outrider_websockets_opened", "counter", "WebSockets that were accepted.", lambda it: it.totals.websockets_opened
 )
-_declare_plain("outrider_received_bytes", "counter", "Bytes from clients.", lambda it: it.totals.bytes_in)
-_declare_plain("outrider_sent_bytes", "counter", "Bytes to clients.", lambda it: it.totals.bytes_out)
-_declare_plain(
+METRICS.plain("outrider_received_bytes", "counter", "Bytes from clients.", lambda it: it.totals.bytes_in)
+METRICS.plain("outrider_sent_bytes", "counter", "Bytes to clients.", lambda it: it.totals.bytes_out)
+METRICS.plain(
     "outrider_accept_backlog", "gauge", "Connections that wait at the listeners to be accepted.", lambda it: it.backlog
 )
 
 # -- the pool
 
 
-_declare_plain(
+METRICS.plain(
     "outrider_cpu_seconds",
     "counter",
     "Processor time of all workers, those that are gone included.",
     lambda it: it.all_cpu_seconds,
 )
-_declare_plain(
+METRICS.plain(
     "outrider_stalls",
     "counter",
     "Times that an event loop was blocked for long (stall_warning).",
     lambda it: it.totals.stalls,
 )
-_declare_counts(
+METRICS.by_label(
     "outrider_blocking_calls",
     "counter",
     "Times that a function blocked an event loop for long, of the functions that did so last.",
     "function",
     lambda it: {function_of(stall): stall["count"] for stall in it.status["stalls"]},
 )
-_declare_counts(
+METRICS.by_label(
     "outrider_blocking_seconds",
     "counter",
     "For how long together.",
     "function",
     lambda it: {function_of(stall): stall["seconds"] for stall in it.status["stalls"]},
 )
-_declare_plain(
+METRICS.plain(
     "outrider_log_lines_dropped",
     "counter",
     "Log lines that workers gave up because the log took none.",
@@ -315,25 +206,25 @@ def _of_autoscaler(read: Callable[[AutoscalerStatus], float | None]) -> Callable
     return find
 
 
-_declare_plain(
+METRICS.plain(
     "outrider_autoscaler_workers_min", "gauge", "min_workers.", _of_autoscaler(lambda autoscaler: autoscaler["min"])
 )
-_declare_plain(
+METRICS.plain(
     "outrider_autoscaler_workers_max", "gauge", "max_workers.", _of_autoscaler(lambda autoscaler: autoscaler["max"])
 )
-_declare_plain(
+METRICS.plain(
     "outrider_autoscaler_workers_wanted",
     "gauge",
     "How many workers the autoscaler decided on last.",
     _of_autoscaler(lambda autoscaler: autoscaler["target"]),
 )
-_declare_plain(
+METRICS.plain(
     "outrider_autoscaler_demand",
     "gauge",
     "Event loops that would be busy all the time.",
     _of_autoscaler(lambda autoscaler: autoscaler["demand"]),
 )
-_declare_plain(
+METRICS.plain(
     "outrider_autoscaler_utilisation_ratio",
     "gauge",
     "Demand by the workers that serve, 0 to 1.",
@@ -346,7 +237,7 @@ def _vetoes(snapshot: Snapshot) -> Mapping[str, float]:
     return {} if autoscaler is None else {each.value: float(each.value in autoscaler["vetoes"]) for each in Veto}
 
 
-_declare_counts(
+METRICS.by_label(
     "outrider_autoscaler_veto",
     "gauge",
     "1 for what forbids another number of workers at the moment, 0 for the others.",
@@ -366,38 +257,38 @@ def _of_usage(read: Callable[[Usage], float | None]) -> Callable[[Snapshot, int]
     return lambda snapshot, pid: read(snapshot.usage[pid]) if pid in snapshot.usage else None
 
 
-_declare_of_worker("outrider_worker_requests", "counter", "Requests of one worker.", _of_row(lambda row: row.requests))
-_declare_of_worker(
+METRICS.of_worker("outrider_worker_requests", "counter", "Requests of one worker.", _of_row(lambda row: row.requests))
+METRICS.of_worker(
     "outrider_worker_requests_in_flight", "gauge", "Requests that it is answering.", _of_row(lambda row: row.in_flight)
 )
-_declare_of_worker(
+METRICS.of_worker(
     "outrider_worker_connections", "gauge", "Connections that it holds.", _of_row(lambda row: row.connections)
 )
-_declare_of_worker(
+METRICS.of_worker(
     "outrider_worker_event_loop_lag_seconds",
     "gauge",
     "By how much its event loop was late last.",
     _of_row(lambda row: row.loop_lag_ns / 1e9),
 )
-_declare_of_worker(
+METRICS.of_worker(
     "outrider_worker_event_loop_busy_ratio",
     "gauge",
     "Share of the last seconds in which its event loop ran something, 0 to 1.",
     lambda it, pid: it.usage[pid].busy if pid in it.rows and pid in it.usage else None,
 )
-_declare_of_worker(
+METRICS.of_worker(
     "outrider_worker_cpu_seconds",
     "counter",
     "Processor time that it has used.",
     lambda it, pid: it.cpu_seconds.get(pid),
 )
-_declare_of_worker(
+METRICS.of_worker(
     "outrider_worker_resident_memory_bytes",
     "gauge",
     "Memory that it holds, what it shares with others included (RSS).",
     _of_usage(lambda usage: usage.resident_bytes),
 )
-_declare_of_worker(
+METRICS.of_worker(
     "outrider_worker_pss_bytes",
     "gauge",
     "Memory that it holds, with its part of what it shares (PSS).",

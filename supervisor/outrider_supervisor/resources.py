@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
-from typing import Any, Protocol
+from typing import Protocol
 
 from outrider.runtime import Receive, Scope, Send
 from outrider_supervisor.asgi_answers import Headers, Refusal, answer, line_of, refuse_method
@@ -18,6 +19,7 @@ HISTORY = "history"
 EVENTS = "events"
 METRICS = "metrics"
 NAMES = frozenset({STATUS, HISTORY, EVENTS, METRICS})
+_EVENT_ID = re.compile("[0-9]{1,18}")
 
 
 class MetricsMissing(RuntimeError):
@@ -27,10 +29,10 @@ class MetricsMissing(RuntimeError):
 class Handler(Protocol):
     """What the supervisor does for its clients."""
 
-    def status(self) -> dict[str, Any]:
+    def status(self) -> Mapping[str, object]:
         """All there is to know, ready for JSON."""
 
-    def history(self) -> Mapping[str, Any]:
+    def history(self) -> Mapping[str, object]:
         """The last minutes, ready for JSON."""
 
     def metrics(self, accept: str) -> tuple[bytes, str]:
@@ -72,7 +74,7 @@ class Resources:
             await answer(send, HTTPStatus.OK, body, media_type.encode(), headers)
         else:
             last_id = header(scope, b"last-event-id")
-            number = int(last_id) if last_id.isascii() and last_id.isdigit() else 0
+            number = int(last_id) if _EVENT_ID.fullmatch(last_id) else 0
             await self._feed.serve(receive, send, number, headers)
 
     def _metrics(self, accept: str) -> tuple[bytes, str]:

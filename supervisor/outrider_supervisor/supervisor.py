@@ -349,12 +349,8 @@ class Supervisor:
                 self.enqueue(events.UpgradeAsked(number))
         return operation
 
-    def status(self) -> dict[str, Any]:
-        """Handler: the state of everything."""
-        return dict(self.build_status())
-
-    def build_status(self) -> Status:
-        """The state of everything, of now; what processes use is of the last look."""
+    def status(self) -> Status:
+        """Handler: the state of everything, of now; what processes use is of the last look."""
         now = time.monotonic()
         rows = self.seam.sampler.rows()
         telemetry = self.seam.telemetry
@@ -384,7 +380,7 @@ class Supervisor:
     def metrics(self, accept: str) -> tuple[bytes, str]:
         """Handler: the metrics."""
         backlog = self.seam.listeners.backlog()
-        snapshot = self.seam.telemetry.snapshot(self.machine, self.build_status(), self.tally, backlog)
+        snapshot = self.seam.telemetry.snapshot(self.machine, self.status(), self.tally, backlog)
         return exposition.write(snapshot, accept)
 
     def unreadiness(self) -> str:

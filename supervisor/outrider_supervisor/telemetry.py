@@ -12,7 +12,7 @@ from outrider.scoreboard import RowSnapshot, Totals
 from outrider_supervisor.history import PERIOD, History, WorkerPoint
 from outrider_supervisor.machine import Machine
 from outrider_supervisor.measure import Sampler, lag_of
-from outrider_supervisor.metrics import Snapshot
+from outrider_supervisor.metric_declaration import Snapshot
 from outrider_supervisor.rates import Rates, Reading, Window, milliseconds
 from outrider_supervisor.status import RatesStatus, Status
 from outrider_supervisor.status_report import Usage

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any, ClassVar, Protocol, cast
 
 from rich.text import Text
 from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical, VerticalScroll
+from textual.css.query import NoMatches
 from textual.screen import ModalScreen
 from textual.widgets import DataTable, Footer, Label, RichLog, Sparkline, Static
 
@@ -18,11 +21,13 @@ from outrider_supervisor.client import ClientError
 from outrider_supervisor.control_commands import Command, Dump, Recycle, Reload, Scale
 from outrider_supervisor.counting import count
 from outrider_supervisor.status import Status
-from outrider_supervisor.text_format import plain
+from outrider_supervisor.text_format import format_duration, plain
 from outrider_supervisor.top_view import COLUMNS, Order, cells, headline, operation_line, rates_line, sorted_rows
 
 PERIOD = 1.0
 """Seconds between two looks."""
+SILENCE = 3.0
+"""Seconds after which it is told that a supervisor does not answer."""
 KEPT_RATES = 300
 """Looks that the line of requests a second shows."""
 
@@ -106,9 +111,12 @@ class Top(App[None]):
     #events { height: 8; border-top: solid $primary; padding: 0 1; }
     """
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Client, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__()
         self._client = client
+        self._clock = clock
+        self._asked_at: float | None = None
+        """When the answer that is awaited was asked for."""
         self._order = Order()
         self._status: Status | None = None
         self._rates: deque[float] = deque(maxlen=KEPT_RATES)
@@ -133,16 +141,36 @@ class Top(App[None]):
     # -- what is shown
 
     def _look(self) -> None:
-        # In a thread: a supervisor that hangs must not hang the terminal. One look at a time.
-        self.run_worker(self._ask, thread=True, exclusive=True, group="look")
+        now = self._clock()
+        if self._asked_at is None:
+            self._asked_at = now
+            self._in_thread(self._ask)
+        elif now - self._asked_at >= SILENCE:
+            self._show_problem(f"no answer for {format_duration(now - self._asked_at)}")
+
+    def _in_thread(self, work: Callable[[], None]) -> None:
+        """Do what waits for the supervisor: one that hangs must not hang the terminal, nor keep who leaves."""
+        # A thread of textual's own would be waited for at the end.
+        threading.Thread(target=work, daemon=True).start()
+
+    def _then(self, show: Callable[..., object], *args: object, **options: object) -> None:
+        """In such a thread: have something shown, if there still is a screen."""
+
+        def try_to_show() -> None:
+            with suppress(NoMatches):  # it is being taken down: somebody leaves
+                show(*args, **options)
+
+        with suppress(RuntimeError):
+            self.call_later(try_to_show)
 
     def _ask(self) -> None:
         try:
             status = cast("Status", self._client.status())
         except ClientError as error:
-            self.call_from_thread(self._show_problem, str(error))
+            self._then(self._show_problem, str(error))
         else:
-            self.call_from_thread(self.show, status)
+            self._then(self.show, status)
+        self._asked_at = None
 
     def _show_problem(self, problem: str) -> None:
         self.query_one("#operation", Static).update(plain(problem))
@@ -233,7 +261,7 @@ class Top(App[None]):
     def _confirm(self, question: str, command: Command) -> None:
         def decide(answer: bool | None) -> None:
             if answer:
-                self.run_worker(lambda: self._carry_out(command), thread=True, group="commands")
+                self._in_thread(lambda: self._carry_out(command))
 
         self.push_screen(Question(question), decide)
 
@@ -241,13 +269,16 @@ class Top(App[None]):
         try:
             *_, outcome = self._client.run(command)
         except ClientError as error:
-            self.call_from_thread(self.notify, plain(str(error)), severity="error", markup=False)
+            self._then(self.notify, plain(str(error)), severity="error", markup=False)
             return
         severity = "information" if outcome["ok"] else "error"
-        self.call_from_thread(self.notify, plain(outcome["message"]), severity=severity, markup=False)
+        self._then(self.notify, plain(outcome["message"]), severity=severity, markup=False)
         details = outcome.get("details", "").strip("\n")
         if details:
-            self.call_from_thread(self.push_screen, Details(plain(details)))
+            self._then(self._show_details, plain(details))
+
+    def _show_details(self, details: str) -> None:
+        self.push_screen(Details(details))
 
 
 def _aligned(cell: str) -> Text:

@@ -45,10 +45,9 @@ def main() -> None:
 
 
 def _take(server: OutriderProcess, directory: Path) -> None:
-    (address,) = server.status()["admin_addresses"]
     reload_at = time.monotonic() + BEFORE
     with browsing(directory) as browser:
-        page = browser.open(address)
+        page = browser.open(server.admin_url)
         page.show_at(1280, 860)
         until(lambda: time.monotonic() > reload_at, 2 * BEFORE, what="some history")
         reloading = server.begin("reload")

@@ -63,5 +63,6 @@ def test_pool_grows_under_load_and_shrinks_after_it_and_no_request_is_lost(super
     falling = load(server, LIGHT, workers=1)
     assert rising.lost == falling.lost == []
     steps = re.findall(r"scaled (\d) → (\d): demand \d\.\d\d", server.log_text())
-    assert steps[0] == ("1", "2")
-    assert steps[-1][1] == "1"
+    targets = [after for _, after in steps]
+    # Whether by one at a time depends on how late the loop is already.
+    assert (steps[0][0], max(targets), targets[-1]) == ("1", "3", "1")

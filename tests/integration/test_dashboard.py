@@ -10,6 +10,7 @@ import pytest
 
 from outrider_testing import releases
 from outrider_testing.browser import Browser, Page, browsing
+from outrider_testing.http_client import encode_request
 from outrider_testing.launchers import BUSY_MACHINE
 from outrider_testing.load import Load
 from outrider_testing.load_clients import KeepAliveClient
@@ -28,10 +29,15 @@ canary_requests = 0
 SCREENS = {"wide": (1280, 900, False), "narrow": (390, 844, False), "dark": (1280, 900, True)}
 FITS = "document.documentElement.scrollWidth <= innerWidth"
 STATES = "[...document.querySelectorAll('.generation .badge')].map(badge => badge.textContent)"
+TILES_WITH_LINES = ("Requests", "Latency, p99", "Loop lag, worst", "Memory", "Pool")
+COLUMNS_WITH_LINES = ("Requests/s", "Loop lag", "Loop busy", "Memory")
 WORKERS_SHOWN = (
     "[...document.querySelectorAll('#workers tbody tr:not(.generation) td:first-child')].map(td => +td.textContent)"
 )
 TILES = "[...document.querySelectorAll('.tile')].map(tile => tile.querySelector('.value').textContent)"
+LINES = "[...document.querySelectorAll('.spark')]"
+LABELS_OF_LINES = f"{LINES}.map(line => line.getAttribute('aria-label'))"
+STALLS = "[...document.querySelectorAll('#stalls tbody code')].map(code => code.textContent)"
 MESSAGES = "[...document.querySelectorAll('#events span')].map(span => span.textContent)"
 
 pytestmark = pytest.mark.external
@@ -58,8 +64,7 @@ def server(supervise: Supervise) -> OutriderProcess:
 @pytest.fixture
 def page(browser: Browser, server: OutriderProcess) -> Page:
     """Return the dashboard, which has been given the token."""
-    (address,) = server.status()["admin_addresses"]
-    opened = browser.open(address)
+    opened = browser.open(server.admin_url)
     opened.until("document.getElementById('token-dialog').open")
     opened.evaluate(f"document.getElementById('token').value = {TOKEN!r}")
     opened.evaluate("document.querySelector('#token-dialog button[value=ok]').click()")
@@ -89,6 +94,10 @@ def test_page_shows_a_service_under_load_and_its_reload(page: Page, server: Outr
         workers = sorted(server.workers())
         page.until(f"JSON.stringify({WORKERS_SHOWN}.sort((a, b) => a - b)) === '{workers}'.replaceAll(' ', '')")
         page.until(f"{MESSAGES}.some(text => text.includes('generation 2 is current'))")
+        page.until(f"{LINES}.every(line => line.querySelector('path'))")
+        labels = set(page.evaluate(LABELS_OF_LINES))
+        assert {f"{name} over the last ten minutes" for name in TILES_WITH_LINES} <= labels
+        assert {f"{name} of worker {pid}" for name in COLUMNS_WITH_LINES for pid in workers} <= labels
         take_screenshots(page, "load")
 
     report = asyncio.run(Load(server.address, mix={KeepAliveClient: 100}).run(REQUESTS, [reload]))
@@ -130,6 +139,15 @@ def test_page_shows_what_the_application_says_as_text(page: Page, server: Outrid
     assert "RuntimeError: <img src=x>" in page.evaluate("document.getElementById('details').textContent")
     assert page.evaluate("document.querySelectorAll('img').length") == 0
     page.until(f"JSON.stringify({STATES}) === '[\"current\"]'")
+
+
+def test_page_shows_what_blocks_a_loop(page: Page, server: OutriderProcess) -> None:
+    assert page.evaluate("document.getElementById('stalls-section').hidden")
+    with server.connect(timeout=60.0) as connection:
+        connection.send(encode_request("GET", "/block?gate=stall"))
+        page.until(f"{STALLS}.some(text => text.startsWith('outrider_testing.'))")
+        server.release("stall")
+        assert connection.read_response().status == 200
 
 
 def test_page_finds_the_service_again(page: Page, server: OutriderProcess) -> None:

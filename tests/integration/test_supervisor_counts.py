@@ -13,7 +13,6 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from outrider_testing import releases
-from outrider_testing.http_client import HTTPConnection
 from outrider_testing.load import Load
 from outrider_testing.load_clients import HalfSentPostClient, KeepAliveClient, NewConnectionClient, Outcome, Pace
 from outrider_testing.outrider_process import OutriderProcess
@@ -30,14 +29,9 @@ PACE = Pace(silence=(0.0, 0.2))
 
 def count_requests(server: OutriderProcess) -> int:
     """Return how many requests the pool has answered, of all methods and classes."""
-    (address,) = server.status()["admin_addresses"]
-    host, _, port = address.removeprefix("http://").rpartition(":")
-    with HTTPConnection((host, int(port))) as connection:
-        connection.send(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        text = connection.read_response().body.decode()
     return sum(
         int(sample.value)
-        for family in text_string_to_metric_families(text)
+        for family in text_string_to_metric_families(server.ask_admin("/metrics").text)
         for sample in family.samples
         if sample.name == "outrider_requests_total"
     )

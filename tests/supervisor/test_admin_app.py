@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import itertools
 import json
+import math
+from typing import Any
 
 import pytest
 
-from outrider_supervisor import admin_app
+from outrider_supervisor import admin_app, resources
+from outrider_supervisor.actions import Level
 from outrider_supervisor.asgi_answers import MOST_BODY
 from outrider_supervisor.control_commands import Command, Dump, Recycle, Reload, Scale
 from outrider_supervisor.operations import Outcome
-from outrider_testing.admin_stage import TOKEN, AdminScene, ask
+from outrider_testing.admin_stage import TOKEN, AdminScene, Answer, ask
 
 READS = ("/metrics", "/api/status", "/api/history")
 COMMANDS = ("/api/reload", "/api/scale", "/api/recycle", "/api/dump")
 BEARER = f"Bearer {TOKEN}"
+PATIENCE = 20.0
 
 
 @pytest.fixture
@@ -60,6 +65,19 @@ def test_status_and_history_are_json(scene: AdminScene) -> None:
     assert (answer.status, answer.headers["content-type"]) == (200, "application/json")
     assert json.loads(answer.body) == scene.handler.status()
     assert json.loads(ask(scene, "GET", "/api/history").body) == scene.handler.history()
+
+
+def test_history_is_made_once_for_all_who_ask_within_its_period(
+    scene: AdminScene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    numbers = itertools.count(1)
+    monkeypatch.setattr(scene.handler, "history", lambda: {"number": next(numbers)})
+
+    async def read(period: float) -> list[int]:
+        monkeypatch.setattr(resources, "PERIOD", period)
+        return [json.loads((await scene.ask("GET", "/api/history")).body)["number"] for _ in range(2)]
+
+    assert [asyncio.run(read(period)) for period in (math.inf, 0.0)] == [[1, 1], [2, 3]]
 
 
 def test_metrics_are_written_as_the_scraper_likes(scene: AdminScene) -> None:
@@ -195,6 +213,7 @@ def test_command_with_a_wrong_token_is_not_taken(given: str) -> None:
         {"origin": "http://evil.example"},
         {"origin": "http://127.0.0.1:8000"},
         {"origin": "null"},
+        {"origin": "null", "host": ""},
         {"sec_fetch_site": "cross-site"},
         {"sec_fetch_site": "same-site"},
     ],
@@ -243,3 +262,40 @@ def test_any_host_is_taken_where_the_token_guards(guarded: AdminScene) -> None:
 
 def test_every_command_is_one_of_the_control_socket() -> None:
     assert {f"/api/{name}" for name in admin_app.COMMANDS} == set(COMMANDS)
+
+
+# -- events
+
+
+@pytest.mark.parametrize("given, number", [("7", 7), ("9" * 5000, 0), ("\u00b2", 0), ("-1", 0), ("", 0)])
+def test_number_of_the_last_event_is_taken_if_it_is_one(
+    scene: AdminScene, monkeypatch: pytest.MonkeyPatch, given: str, number: int
+) -> None:
+    asked: list[int] = []
+
+    async def serve(_receive: Any, send: Any, last_id: int, _headers: Any) -> None:
+        asked.append(last_id)
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+
+    monkeypatch.setattr(scene.feed, "serve", serve)
+    assert ask(scene, "GET", "/api/events", last_event_id=given).status == 200
+    assert asked == [number]
+
+
+def test_reader_of_events_is_cut_off_when_the_token_changes() -> None:
+    async def read() -> Answer:
+        scene = AdminScene(TOKEN, only_loopback=False)
+        scene.journal.write(Level.INFO, "hello")
+        reading = asyncio.create_task(scene.ask("GET", "/api/events", authorization=BEARER))
+        for _ in range(10):
+            await asyncio.sleep(0)
+        scene.app.token = TOKEN
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert not reading.done()
+        scene.app.token = "another0123456789"
+        return await asyncio.wait_for(reading, PATIENCE)
+
+    answer = asyncio.run(read())
+    assert b"hello" in answer.body
+    assert answer.is_complete

@@ -237,9 +237,9 @@ def test_scaling_down_that_had_to_be_taken_back_takes_longer_the_next_time() -> 
     factors = [round(wait / waits[0]) for wait in waits]
     assert factors == [1, 2, 4, 8, 8, 8]
     assert factors[-1] == MOST_PATIENCE
-    saved = json.loads(json.dumps(pool.autoscaler.save()))
+    saved = json.loads(json.dumps(pool.autoscaler.to_state()))
     pool.autoscaler = Autoscaler()
-    pool.autoscaler.load(saved)
+    pool.autoscaler.take_state(saved)
     pool.run(1.0, UP + 1)
     pool.run(0.2, (MOST_PATIENCE - 1) * DOWN)
     assert pool.target == 2
@@ -349,9 +349,9 @@ def test_quota_does_not_take_workers_away() -> None:
 def test_another_supervisor_goes_on_with_what_was_measured() -> None:
     pool = Pool(4)
     pool.run(0.5, DOWN)
-    saved = json.loads(json.dumps(pool.autoscaler.save()))
+    saved = json.loads(json.dumps(pool.autoscaler.to_state()))
     pool.autoscaler = Autoscaler()
-    pool.autoscaler.load(saved)
+    pool.autoscaler.take_state(saved)
     assert pool.look(0.5).target == 1
 
 

@@ -283,6 +283,7 @@ def test_service_without_most_workers_has_no_scaling() -> None:
 def test_scaling_by_hand_is_free_without_the_autoscaler() -> None:
     assert refuse_scale(make_service(), 100) == ""
     assert "at least one worker" in refuse_scale(make_service(), 0)
+    assert "512 workers at most" in refuse_scale(make_service(), 10**9)
 
 
 def test_look_is_of_the_workers_that_serve() -> None:

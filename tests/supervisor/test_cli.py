@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import re
 import subprocess
 import sys
@@ -278,105 +277,6 @@ def test_client_starts_without_gunicorn_and_asyncio() -> None:
     assert done.stdout == "set()\n"
 
 
-# -- run and check
-
-
-def run_outrider(directory: Path, *argv: str, **environ: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "outrider_supervisor.cli", *argv],
-        cwd=directory,
-        env=os.environ | environ,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
-def test_run_shows_all_options_with_one_section_of_outrider(tmp_path: Path) -> None:
-    done = run_outrider(tmp_path, "run", "--help")
-    assert done.returncode == 0
-    assert done.stdout.startswith("usage: outrider run ")
-    assert done.stdout.count("\nOutrider:\n") == 1
-    for flag in ("--bind", "--worker-class", "--header-timeout", "--max-surge", "--no-canary"):
-        assert f" {flag}" in done.stdout
-
-
-def test_check_says_what_would_run(tmp_path: Path) -> None:
-    (tmp_path / "app.py").write_text("print('importing')\nasync def app(scope, receive, send): ...\n")
-    (tmp_path / "gunicorn.conf.py").write_text("bind = ['[::1]:8001', 'unix:/run/x.sock']\nworkres = 9\n")
-    done = run_outrider(tmp_path, "check", "-w", "4", "app:app")
-    assert (done.returncode, done.stdout) == (0, "ok: app:app, 4 workers, [::1]:8001, unix:/run/x.sock\n")
-    assert "importing\n" in done.stderr
-    assert "note: " in done.stderr
-    assert "did you mean workers?" in done.stderr
-
-
-@pytest.mark.parametrize(
-    "code,complaint",
-    [
-        ("raise KeyError('boom')", "KeyError: 'boom'"),
-        ("import os; os._exit(0)", "ended the process that imported it (os._exit)"),
-        ("import os; os.kill(os.getpid(), 9)", "ended the process that imported it (signal 9)"),
-    ],
-)
-def test_check_fails_with_the_reason(tmp_path: Path, code: str, complaint: str) -> None:
-    (tmp_path / "app.py").write_text(code)
-    done = run_outrider(tmp_path, "check", "app:app")
-    assert (done.returncode, done.stdout) == (1, "")
-    assert complaint in done.stderr
-
-
-@pytest.mark.parametrize("argv", [["check", "app:app"], ["check", "--help"], ["run", "app:app"], ["run", "--help"]])
-def test_removed_directory_is_one_sentence(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], argv: list[str]
-) -> None:
-    directory = tmp_path / "release"
-    directory.mkdir()
-    monkeypatch.chdir(directory)
-    monkeypatch.setenv("PWD", str(directory))
-    directory.rmdir()
-    assert cli.main(argv) == 1
-    output, errors = capfd.readouterr()
-    assert output == ""
-    assert errors == (
-        "outrider: the working directory does not exist any more (No such file or directory); "
-        "change to one that does and try again\n"
-    )
-
-
-@pytest.mark.parametrize(
-    "argv,complaint",
-    [
-        ("--nosuch", "unrecognized arguments: --nosuch."),
-        ("--limit-re 3", "ambiguous option: --limit-re could match"),
-        ("-w many", "invalid int value: 'many'"),
-        ("--header-timeout soon", "header_timeout is 'soon' (the command line)"),
-        ("--name a/b", "a slash, a leading dot and control characters are not allowed"),
-    ],
-)
-@pytest.mark.parametrize("command", ["run", "check"])
-def test_wrong_option_is_a_usage_error(tmp_path: Path, command: str, argv: str, complaint: str) -> None:
-    (tmp_path / "app.py").write_text("async def app(scope, receive, send): ...\n")
-    done = run_outrider(tmp_path, command, *argv.split(), "app:app", RUNTIME_DIRECTORY=str(tmp_path))
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("outrider: ")
-    assert complaint in done.stderr
-
-
-@pytest.mark.parametrize("command", ["run", "check"])
-def test_wrong_setting_in_the_file_is_no_usage_error(tmp_path: Path, command: str) -> None:
-    (tmp_path / "gunicorn.conf.py").write_text("header_timeout = 'soon'\n")
-    done = run_outrider(tmp_path, command, "-w", "2", "app:app", RUNTIME_DIRECTORY=str(tmp_path))
-    assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith("outrider: header_timeout is 'soon'")
-
-
-def test_wrong_option_beside_help_is_a_usage_error(tmp_path: Path) -> None:
-    done = run_outrider(tmp_path, "run", "-w", "many", "--help")
-    assert done.returncode == 2
-    assert done.stderr.startswith("outrider: argument -w/--workers: invalid int value: 'many'")
-
-
 def test_run_hands_the_arguments_to_the_supervisor(monkeypatch: pytest.MonkeyPatch) -> None:
     from outrider_supervisor import main as supervisor  # noqa: PLC0415  # as `run` does
 
@@ -395,16 +295,19 @@ def test_run_hands_the_arguments_to_the_supervisor(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.usefixtures("client")
-def test_top_says_how_to_get_what_draws_it(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("missing", ["textual", "rich"])
+def test_top_says_how_to_get_what_draws_it(
+    missing: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     class Finder:
-        """Finds no textual, as where it is not installed."""
+        """Does not find it, as where it is not installed."""
 
         @staticmethod
         def find_spec(name: str, *_: object) -> None:
-            if name == "textual":
-                raise ModuleNotFoundError("No module named 'textual'", name=name)
+            if name == missing:
+                raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
-    for name in [each for each in sys.modules if each.startswith("textual") or each == "outrider_supervisor.top"]:
+    for name in [each for each in sys.modules if each.startswith(missing) or each == "outrider_supervisor.top"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setattr(sys, "meta_path", [Finder, *sys.meta_path])
     assert cli.main(["top"]) == cli.Exit.FAILED

@@ -138,13 +138,20 @@ def test_events_begin_with_the_oldest_that_is_kept() -> None:
 
 
 def test_status_is_made_once_for_all_readers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(event_feed, "STATUS_PERIOD", 0.05)
-    monkeypatch.setattr(event_feed, "_FRESH", 0.045)
+    monkeypatch.setattr(event_feed, "STATUS_PERIOD", 0.01)
+    monkeypatch.setattr(event_feed, "_FRESH", 0.0)
 
     async def scenario(scene: Scene) -> None:
         readers = [Reader(scene.feed) for _ in range(5)]
-        await until(lambda: all(len(reader.statuses) >= 3 for reader in readers))
-        assert scene.asked <= max(len(reader.statuses) for reader in readers)
+        await until(lambda: all(reader.statuses for reader in readers))
+        monkeypatch.setattr(event_feed, "_FRESH", float("inf"))
+        asked = scene.asked
+        before = [len(reader.statuses) for reader in readers]
+        await until(lambda: all(len(reader.statuses) > seen for reader, seen in zip(readers, before, strict=True)))
+        assert scene.asked == asked
+        assert {reader.statuses[-1]["number"] for reader in readers} == {asked}
+        monkeypatch.setattr(event_feed, "_FRESH", 0.0)
+        await until(lambda: all(reader.statuses[-1]["number"] > asked for reader in readers))
         for reader in readers:
             reader.leave()
             await reader.task

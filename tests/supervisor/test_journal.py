@@ -14,8 +14,11 @@ from pathlib import Path
 import pytest
 
 from outrider import log_writer
+from outrider_supervisor import journal as journal_module
 from outrider_supervisor.actions import Level
 from outrider_supervisor.journal import KEPT_EVENTS, KEPT_PROCESSES, KEPT_REPORTS, LONGEST_REPORT, Journal
+
+PATIENCE = 20.0
 
 
 @pytest.fixture
@@ -290,7 +293,10 @@ def full_pipe(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
             stream.flush()
 
 
-def test_log_that_nobody_reads_does_not_hold_the_supervisor_up(full_pipe: int, path: Path) -> None:
+def test_log_that_nobody_reads_does_not_hold_the_supervisor_up(
+    full_pipe: int, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journal_module, "EXIT_PATIENCE", PATIENCE)
     journal = Journal()
     journal.start_writer()
     journal.write(Level.INFO, "lost")
@@ -302,7 +308,8 @@ def test_log_that_nobody_reads_does_not_hold_the_supervisor_up(full_pipe: int, p
     assert path.read_text().endswith("waits behind it\n")
 
 
-def test_log_moves_from_file_to_file_in_order(path: Path) -> None:
+def test_log_moves_from_file_to_file_in_order(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journal_module, "EXIT_PATIENCE", PATIENCE)
     journal = Journal()
     journal.start_writer()
     journal.configure(str(path.with_suffix(".2")), "info")

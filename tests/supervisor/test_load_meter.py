@@ -6,6 +6,7 @@ import math
 import os
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -91,7 +92,8 @@ def test_processor_time_is_in_cores(stage: Stage) -> None:
     stage.look(START)
     end = time.process_time() + 0.1
     until(lambda: sum(range(100_000)) and time.process_time() >= end, 60.0, what="processor time")
-    assert 0.09 <= stage.load(START + 1.0).workers[OURS].cpu < 60.0
+    # The kernel tells in hundredths, of user and system time each.
+    assert 0.07 <= stage.load(START + 1.0).workers[OURS].cpu < 60.0
 
 
 def test_worker_of_another_class_has_its_processor_time_only(tmp_path: Path) -> None:
@@ -148,10 +150,13 @@ def test_room_is_what_the_control_group_leaves_less_a_reserve(tmp_path: Path) ->
     assert (load.memory_room, load.cores) == (26 * MIB, 0.5)
 
 
-def test_room_without_a_limit_is_that_of_the_machine(stage: Stage) -> None:
+def test_room_without_a_limit_is_that_of_the_machine_less_a_reserve(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = SimpleNamespace(total=100 * MIB, available=40 * MIB)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: machine)
     load = stage.load(START)
-    assert load.memory_room is not None
-    assert load.memory_room < psutil.virtual_memory().total
+    assert load.memory_room == 30 * MIB
     assert load.cores < math.inf
 
 

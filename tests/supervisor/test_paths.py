@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from outrider.errors import ConfigurationError
+from outrider_supervisor import paths
 from outrider_supervisor.paths import Directory, check_name, directories, find_socket, socket_in
 
 UID = os.geteuid()
@@ -17,7 +18,13 @@ Listen = Callable[[Path], socket.socket]
 
 
 @pytest.fixture
-def listen() -> Iterator[Listen]:
+def alone(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no supervisor that runs on this machine be found."""
+    monkeypatch.setattr(paths, "_SYSTEM_DIRECTORY", str(tmp_path_factory.mktemp("system")))
+
+
+@pytest.fixture
+def listen(alone: None) -> Iterator[Listen]:  # noqa: ARG001  # what is made here is all there is
     sockets = []
 
     def open_at(path: Path) -> socket.socket:
@@ -34,8 +41,8 @@ def listen() -> Iterator[Listen]:
 
 
 @pytest.fixture
-def environ(tmp_path: Path) -> dict[str, str]:
-    """A service manager's directory and a user's; what lies beyond belongs to the machine."""
+def environ(tmp_path: Path, alone: None) -> dict[str, str]:  # noqa: ARG001  # as above
+    """A service manager's directory and a user's."""
     for name in ("managed", "user"):
         (tmp_path / name).mkdir(mode=0o755)
     return {"RUNTIME_DIRECTORY": str(tmp_path / "managed"), "XDG_RUNTIME_DIR": str(tmp_path / "user")}

@@ -12,9 +12,9 @@ from gunicorn import config as gunicorn_config
 from outrider.errors import ConfigurationError
 from outrider.setting_registration import register
 from outrider.setting_values import Secret
-from outrider.settings import OutriderSettings
+from outrider.settings import SUPERVISOR_SETTINGS, OutriderSettings
 from outrider_supervisor import settings as settings_module
-from outrider_supervisor.settings import SupervisorSettings, refuse_variables, render_supervisor_table
+from outrider_supervisor.settings import MOST_WORKERS, SupervisorSettings, refuse_variables, render_supervisor_table
 
 DOCS = Path(__file__).parents[2] / "docs" / "settings.md"
 NAMES = [field.name for field in fields(SupervisorSettings)]
@@ -85,7 +85,15 @@ def test_gunicorn_parses_the_flags_of_the_autoscaler(cfg: Any) -> None:
 
 @pytest.mark.parametrize(
     "least,most,workers,begins_with",
-    [(1, 0, 5, 5), (1, 4, 1, 1), (2, 4, 1, 2), (2, 4, 3, 3), (2, 4, 4, 4), (3, 3, 3, 3)],
+    [
+        (1, 0, 5, 5),
+        (1, MOST_WORKERS, MOST_WORKERS, MOST_WORKERS),
+        (1, 4, 1, 1),
+        (2, 4, 1, 2),
+        (2, 4, 3, 3),
+        (2, 4, 4, 4),
+        (3, 3, 3, 3),
+    ],
 )
 def test_service_begins_with_what_is_configured_or_the_fewest(
     least: int, most: int, workers: int, begins_with: int
@@ -96,7 +104,9 @@ def test_service_begins_with_what_is_configured_or_the_fewest(
 @pytest.mark.parametrize(
     "least,most,workers,complaint",
     [
-        (2, 0, 5, "min_workers is 2, but must be 1 without max_workers, which turns it on"),
+        (2, 0, 5, "min_workers is 2, but must be 1 without max_workers, which turns the autoscaler on"),
+        (1, 0, MOST_WORKERS + 1, f"workers is {MOST_WORKERS + 1}, but must be at most {MOST_WORKERS}"),
+        (1, MOST_WORKERS + 1, 1, f"max_workers is {MOST_WORKERS + 1}, but must be at most {MOST_WORKERS}"),
         (4, 3, 1, "min_workers is 4, but must be at most max_workers, which is 3"),
         (2, 3, 9, "workers is 9, but must be between min_workers and max_workers: 2 to 3"),
         (3, 8, 2, "workers is 2, but must be between min_workers and max_workers: 3 to 8"),
@@ -160,6 +170,10 @@ def test_bad_value_is_refused_in_one_line(cfg: Any, name: str, value: object, al
 def test_environment_variable_is_refused_with_the_way_to_give_the_setting() -> None:
     with pytest.raises(ConfigurationError, match=r"OUTRIDER_CANARY is not read: give canary in .* or --no-canary on"):
         refuse_variables({"OUTRIDER_CANARY": "0"})
+
+
+def test_worker_knows_which_settings_are_the_supervisors() -> None:
+    assert set(NAMES) - {"admin_token"} == SUPERVISOR_SETTINGS
 
 
 def test_token_may_be_a_variable() -> None:

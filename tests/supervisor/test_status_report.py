@@ -15,27 +15,17 @@ from outrider_supervisor.intents import Reload
 from outrider_supervisor.machine import Machine
 from outrider_supervisor.messages import BackingOff, WorkerReady, WorkerSpawned
 from outrider_supervisor.rates import Rates
-from outrider_supervisor.service import Service
-from outrider_supervisor.status_report import Clocks, Facts, Usage, build_status
+from outrider_supervisor.status_report import Clocks, Facts, Usage, build_status, explain_unreadiness
 from outrider_supervisor.tally import CAUSES
+from outrider_testing.services import make_service
 
 CLOCKS = Clocks(monotonic=1000.0, wall=1_790_000_000.0)
-
-
-def make_service(*, reports_state: bool = True) -> Service:
-    return Service(
-        name="shop", application="app:app", worker_class="outrider.UvicornWorker", reports_state=reports_state,
-        addresses=(("127.0.0.1", 8000),), backlog=2048, umask=0, uid=0, gid=0, workers=1, graceful_timeout=30.0,
-        boot_timeout=60.0, canary=True, canary_seconds=5.0, canary_requests=20, max_surge=1, restart_intensity=5,
-        max_requests=0, max_requests_jitter=0, max_worker_age=0.0, max_worker_memory=0, preload=False, directory="/",
-        pidfile=None, errorlog="-", loglevel="info",
-    )  # fmt: skip
 
 
 def make_machine(*, reports_state: bool = True, max_workers: int = 0) -> Machine:
     """Return a machine whose one worker, 7, was spawned 90 s ago and serves."""
     machine = Machine()
-    service = dataclasses.replace(make_service(reports_state=reports_state), max_workers=max_workers)
+    service = make_service(workers=1, reports_state=reports_state, max_workers=max_workers)
     machine.handle(Started(service), 900.0)
     machine.handle(FromGeneration(1, WorkerSpawned(7, 0)), 910.0)
     machine.handle(FromGeneration(1, WorkerReady(7)), 911.0)
@@ -220,6 +210,14 @@ def test_workers_are_listed_oldest_first() -> None:
     workers[9] = generation.Worker(9, 905.0)
     [shown] = build_status(machine, make_facts(machine), [], {}, [], CLOCKS)["generations"]
     assert [worker["pid"] for worker in shown["workers"]] == [9, 7, 3]
+
+
+def test_service_is_ready_with_what_there_shall_be_even_if_that_is_less_than_min_workers() -> None:
+    machine = make_machine(max_workers=4)
+    current = machine.current
+    assert current is not None
+    current.service = dataclasses.replace(current.service, min_workers=2)  # a reload's, which is about to take effect
+    assert (machine.target, explain_unreadiness(machine)) == (1, "")
 
 
 def test_autoscaler_tells_its_limits_before_it_has_measured_anything_and_what_it_goes_by_later() -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from outrider.errors import ConfigurationError
@@ -17,6 +19,7 @@ from outrider_supervisor import events
 from outrider_supervisor import supervisor as supervisor_module
 from outrider_supervisor.actions import Log
 from outrider_supervisor.events import Event
+from outrider_supervisor.exposition import OPENMETRICS
 from outrider_supervisor.listeners import START_PATIENCE
 from outrider_supervisor.messages import Stop, WorkerReady
 from outrider_supervisor.service import Service
@@ -25,6 +28,10 @@ from outrider_testing.fake_masters import SLEEP, SupervisorScene
 from outrider_testing.fakes import ManualLoop
 from outrider_testing.processes import is_running
 from outrider_testing.services import make_service
+from outrider_testing.waiting import until
+
+MANY = 16
+MOST_SCRAPE_SECONDS = 0.01
 
 
 @pytest.fixture
@@ -306,6 +313,52 @@ def test_metrics_are_those_of_the_scoreboard(scene: SupervisorScene) -> None:
     assert f'outrider_worker_requests_total{{generation="1",pid="{pid}"}} 7.0\n'.encode() in text
     assert b"outrider_sent_bytes_total 99.0\n" in text
     assert b"outrider_accept_backlog 0.0\n" in text
+
+
+def test_status_has_rates_of_the_pool_and_of_each_worker(scene: SupervisorScene) -> None:
+    (pid,) = scene.start()
+    row = Scoreboard.from_descriptor(scene.supervisor.seam.scoreboard).claim(1)
+    row.adopt(pid)
+    row[Field.IN_FLIGHT] = 3
+    telemetry = scene.supervisor.seam.telemetry
+    for _ in range(2):
+        telemetry._next_look = 0.0
+        scene.loop.advance(CALM_TICK)
+        row.meter.count("GET", 200, time.monotonic_ns())
+    telemetry._next_look = 0.0
+    scene.loop.advance(CALM_TICK)
+    status = scene.supervisor.status()
+    assert status["rates"]["in_flight"] == 3
+    assert status["rates"]["requests_per_second"]
+    assert status["generations"][0]["workers"][0]["requests_per_second"]
+
+
+def timeslices(pids: list[int]) -> list[int]:
+    """How often each process has run (proc(5), schedstat)."""
+    return [int(Path(f"/proc/{pid}/schedstat").read_text().split()[2]) for pid in pids]
+
+
+def test_scrape_of_many_workers_is_quick_and_wakes_none_of_them(scene: SupervisorScene) -> None:
+    scene.service = make_service(errorlog=str(scene.log), canary=False, workers=MANY)
+    pids = scene.start(workers=MANY)
+    board = Scoreboard.from_descriptor(scene.supervisor.seam.scoreboard)
+    for pid in pids:
+        row = board.claim(1)
+        row.adopt(pid)
+        row[Field.STATE] = WorkerState.READY
+        for status in (200, 304, 404, 500):
+            row.meter.count("GET", status, time.monotonic_ns())
+    assert scene.supervisor.metrics(OPENMETRICS)[0].count(b"\noutrider_worker_requests_total{") == MANY
+    until(lambda: all(psutil.Process(pid).status() == psutil.STATUS_SLEEPING for pid in pids))
+    before = timeslices(pids)
+    taken = []
+    for _ in range(5):
+        began = time.process_time()
+        scene.supervisor.metrics(OPENMETRICS)
+        taken.append(time.process_time() - began)
+    print(f"{min(taken) * 1000:.2f} ms")
+    assert min(taken) < MOST_SCRAPE_SECONDS
+    assert timeslices(pids) == before
 
 
 def test_history_grows_with_time(scene: SupervisorScene) -> None:

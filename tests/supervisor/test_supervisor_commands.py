@@ -75,12 +75,15 @@ def test_status_shows_operation_progress_and_workers(scene: SupervisorScene) -> 
     waiting = scene.supervisor.submit(commands.Scale(3))
     scene.until(lambda: 2 in scene.masters, "the second generation")
     operation = scene.supervisor.status()["operation"]
+    assert operation is not None
     assert operation["name"] == "reload"
     assert operation["progress"] == "generation 2: starting"
     assert isinstance(scene.supervisor.machine.operation, Reload)
     scene.serve(2)
     assert scene.outcome(reload).ok
-    assert scene.supervisor.status()["operation"]["progress"] == ""
+    operation = scene.supervisor.status()["operation"]
+    assert operation is not None
+    assert operation["progress"] == ""
     assert waiting.outcome is None
 
 
@@ -200,7 +203,7 @@ def test_dump_is_what_the_worker_reports(scene: SupervisorScene, patient: int) -
     assert (outcome.ok, outcome.message, outcome.details) == (True, f"worker {patient}", "Task 1\nTask 2")
     assert "is writing its stacks already" in scene.outcome(again).message
     (worker,) = scene.supervisor.status()["generations"][0]["workers"]
-    assert worker["last_dump"] > 0
+    assert worker["last_dump"]
 
 
 def test_dump_that_nobody_asked_for_shows_in_the_status(scene: SupervisorScene, patient: int) -> None:
@@ -219,7 +222,7 @@ def test_stall_that_a_worker_reports_shows_in_the_status(scene: SupervisorScene,
     scene.report(patient, "Event loop blocked for 1.0 s", "stall", data=[entry])
     scene.until(lambda: scene.supervisor.status()["stalls"], "the stall")
     (stall,) = scene.supervisor.status()["stalls"]
-    assert {name: stall[name] for name in entry} == entry
+    assert entry.items() <= stall.items()
     assert stall["worker"] == patient
     assert abs(stall["last"] - time.time()) < 60
     assert "Event loop blocked" in scene.supervisor.journal.last_words(patient)

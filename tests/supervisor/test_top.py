@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
@@ -13,12 +15,13 @@ from textual.widgets import DataTable, RichLog, Static
 from outrider_supervisor.client import ClientError
 from outrider_supervisor.control_commands import Command, Dump, Recycle, Reload, Scale
 from outrider_supervisor.status import Status
-from outrider_supervisor.top import Details, Question, Top
+from outrider_supervisor.top import SILENCE, Details, Question, Top
 from outrider_testing.statuses import NOW, make_generation, make_status, make_worker
 
 WORKERS = (make_worker(7, memory_bytes=50 << 20), make_worker(8, memory_bytes=90 << 20))
 DONE = {"ok": True, "code": "done", "message": "[bold]done[/bold]", "details": ""}
 TURNS = 500
+HANGS = 30.0
 
 
 class FakeClient:
@@ -79,9 +82,9 @@ class Screen:
         return [(each.message, each.severity) for each in self.top._notifications]
 
 
-def run(client: FakeClient, act: Act) -> None:
+def run(client: FakeClient, act: Act, clock: Callable[[], float] = time.monotonic) -> None:
     async def show() -> None:
-        top = Top(client)
+        top = Top(client, clock)
         async with top.run_test(size=(120, 30)) as pilot:
             await act(Screen(top, pilot))
 
@@ -155,11 +158,11 @@ def test_columns_are_sorted_by_keys_and_clicks(client: FakeClient) -> None:
 def test_cursor_stays_with_its_worker(client: FakeClient) -> None:
     async def act(screen: Screen) -> None:
         await screen.until(screen.rows)
-        await screen.press("down", "i", "c")
+        await screen.press("i", "c")  # the worker is in the last line then
         await screen.until(lambda: isinstance(screen.top.screen, Question))
         await screen.press("y")
         await screen.until(lambda: client.commands)
-        assert client.commands == [Recycle(8)]
+        assert client.commands == [Recycle(7)]
 
     run(client, act)
 
@@ -240,5 +243,66 @@ def test_failure_is_told(client: FakeClient, outcome: dict[str, Any] | ClientErr
         await screen.press("y")
         await screen.until(screen.notices)
         assert screen.notices() == [("it failed", "error")]
+
+    run(client, act)
+
+
+class SilentClient(FakeClient):
+    """A supervisor that hangs, until it is released."""
+
+    def __init__(self) -> None:
+        super().__init__(make_status())
+        self.released = threading.Event()
+        self.asked = 0
+        self.is_silent = False
+
+    def status(self) -> dict[str, Any]:
+        self.asked += 1
+        self.is_silent = True
+        self.released.wait(HANGS)
+        self.is_silent = False
+        return super().status()
+
+
+def test_silent_supervisor_is_asked_once_and_told_of() -> None:
+    client = SilentClient()
+    now = [100.0]
+
+    async def act(screen: Screen) -> None:
+        await screen.until(lambda: client.asked)
+        now[0] += SILENCE + 1
+        screen.top._look()
+        await screen.until(lambda: screen.line("operation") == "no answer for 4s")
+        assert client.asked == 1
+        client.released.set()
+        await screen.until(lambda: "shop: serving" in screen.line("head"))
+        assert screen.line("operation") == ""
+
+    run(client, act, lambda: now[0])
+
+
+def test_leaving_does_not_wait_for_a_silent_supervisor() -> None:
+    client = SilentClient()
+
+    async def act(screen: Screen) -> None:
+        await screen.until(lambda: client.asked)
+        await screen.press("q")
+
+    run(client, act)
+    assert client.is_silent
+    client.released.set()
+
+
+def test_answer_that_comes_while_the_screen_goes_is_not_shown(client: FakeClient) -> None:
+    async def act(screen: Screen) -> None:
+        await screen.until(screen.rows)
+        tried: list[str] = []
+
+        def show(name: str) -> None:
+            tried.append(name)
+            screen.line(name)
+
+        screen.top._then(show, "gone")
+        await screen.until(lambda: tried)
 
     run(client, act)

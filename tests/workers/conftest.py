@@ -69,6 +69,17 @@ def stage(make_stage: MakeStage) -> Stage:
     return stage
 
 
+# A scoreboard
+
+
+@pytest.fixture
+def memory_file() -> Iterator[int]:
+    """A file in memory, for a scoreboard."""
+    descriptor = os.memfd_create("scoreboard")
+    yield descriptor
+    os.close(descriptor)
+
+
 # A worker
 
 

@@ -16,7 +16,7 @@ from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
 from starlette.routing import Mount, Route
 
-from outrider.access_json import AccessFormatter
+from outrider.access_json import LONGEST, AccessFormatter
 from outrider.log_atoms import Line
 
 TRACE = b"4bf92f3577b34da6a3ce929d0e0e4736"
@@ -246,3 +246,17 @@ def test_endpoint_stands_for_the_route_where_there_is_none() -> None:
 @pytest.mark.parametrize("scope", [{"route": SimpleNamespace(path=5)}, {"path_template": ""}, {"endpoint": object()}])
 def test_what_is_no_route_is_left_out(scope: dict[str, Any]) -> None:
     assert not {"route", "endpoint"} & set(fields_of(make_scope(**scope)))
+
+
+def test_line_is_written_to_a_pipe_as_one_however_much_the_client_sends() -> None:
+    long = "\xff" * 8000
+    headers = [(name, long.encode("latin-1")) for name in (b"host", b"user-agent", b"referer")]
+    headers.append((b"x-request-id", b"r" * 128))
+    scope = make_scope(headers=headers, raw_path=b"/" + b"a" * 4000, query_string=b"b" * 4000)
+    line = AccessFormatter().text_of(make_line(scope))
+    assert len(line) <= LONGEST
+    fields = json.loads(line)
+    assert fields["user_agent"].startswith("\xff" * 60)
+    assert fields["user_agent"].endswith("\u2026")
+    assert fields["user_agent"].endswith("\u2026")
+    assert (fields["status"], fields["request_id"]) == (200, "r" * 128)

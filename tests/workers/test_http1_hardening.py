@@ -114,6 +114,24 @@ def test_idle_connection_of_which_nothing_readable_is_ever_read_is_closed(
     assert client.transport.is_closing()
 
 
+@pytest.mark.parametrize("drains", [False, True])
+def test_client_of_an_idle_connection_knows_of_its_end_at_once(
+    loop: ManualLoop, peers: tuple[socket.socket, socket.socket], drains: bool
+) -> None:
+    """The transport closes the socket later: a request that came in between would be lost."""
+    ours, theirs = peers
+    client = Client.of(loop, constant(), keepalive=60 if drains else 2, drain_linger=2)
+    client.transport.socket = ours  # type: ignore[assignment]  # a real one, to be shut down
+    client.feed(GET)
+    if drains:
+        client.drain()
+    client.runtime.now += 5
+    assert client.connection.deadline < client.runtime.now
+    client.connection.expire()
+    theirs.setblocking(False)
+    assert theirs.recv(1) == b""
+
+
 def test_connection_that_was_once_late_may_be_so_again(
     loop: ManualLoop, peers: tuple[socket.socket, socket.socket]
 ) -> None:

@@ -248,6 +248,16 @@ def test_idle_connection_of_which_nothing_readable_is_ever_read_is_closed(
     assert client.is_closed()
 
 
+def test_client_of_an_idle_connection_is_told_of_its_end_at_once(loop: ManualLoop) -> None:
+    client = HTTP2Client.of(loop, constant(), keepalive=2)
+    stream = client.request(GET)
+    client.runtime.now += 3
+    client.connection.expire()
+    assert client.transport.eof_written
+    client.exchange()
+    assert [goaway.last_stream_id for goaway in client.goaways] == [stream]
+
+
 def test_idle_connection_whose_next_request_is_held_is_not_closed(loop: ManualLoop) -> None:
     client = HTTP2Client.of(loop, constant(), keepalive=2)
     stream = client.request(GET)

@@ -142,7 +142,7 @@ def test_worker_with_a_private_row_steps_aside_too(make_scene: MakeScene) -> Non
     scene = make_scene()
     scene.neighbours.add(connections=0)
     scene.neighbours.row.release()
-    assert scene.neighbours.row.is_private
+    assert scene.neighbours.row.index is None
     scene.connect(2 * LEAD)
     scene.listener.resume()
     eventually(scene.loop, lambda: scene.held == LEAD)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import logging
 import os
 import sys
@@ -11,6 +12,7 @@ from collections.abc import Iterator
 import pytest
 
 from outrider.log_errors import INTERVAL, quiet_handler_errors
+from outrider.log_json import JSONFormatter
 
 
 class Clock:
@@ -154,3 +156,19 @@ def test_unusable_stderr_is_endured(
     streams = {"missing": None, "full": logger.handlers[0].stream, "closed": closed}  # type: ignore[attr-defined]  # a StreamHandler
     monkeypatch.setattr(sys, "stderr", streams[stderr])
     logger.error("lost")
+
+
+def test_log_in_json_is_told_of_in_json(
+    logger: logging.Logger, clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    add_full_disk(logger)
+    logger.handlers[0].setFormatter(JSONFormatter(3, "gunicorn: "))
+    quiet_handler_errors([logger], clock)
+    logger.warning("lost")
+    logger.warning("%d", "no number")
+    clock.now += INTERVAL
+    logger.warning("%d", "no number")
+    told = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert [(each["logger"], each["level"]) for each in told] == [("outrider.log", "ERROR")] * 2
+    assert "No space left on device" in told[0]["message"]
+    assert "TypeError" in told[1]["message"]

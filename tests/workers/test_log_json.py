@@ -57,6 +57,9 @@ def test_exception_that_another_formatter_has_made_text_of_is_kept() -> None:
 
 def test_report_says_what_it_is() -> None:
     assert fields_of(JSONFormatter(), make_record(report="dump"))["report"] == "dump"
+    circular: list[Any] = []
+    circular.append(circular)
+    assert "report" not in fields_of(JSONFormatter(), make_record(report=circular)), "an application's own use of it"
 
 
 @pytest.mark.parametrize("text", ["line\nbreak", "\u2028", "\x9b31m", "\udce9", '"'])

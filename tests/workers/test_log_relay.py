@@ -6,6 +6,7 @@ import contextvars
 import io
 import logging
 import logging.handlers
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -126,6 +127,41 @@ def test_record_that_cannot_be_formatted_is_the_handlers_affair(
     assert writer.flush(PATIENCE)
     assert stream.getvalue() == "hello\n"
     assert "TypeError" in capsys.readouterr().err
+
+
+def test_handler_says_that_it_cannot_format_in_the_thread(logger: logging.Logger, writer: LogWriter) -> None:
+    told: list[tuple[str, type[BaseException] | None]] = []
+
+    class Handler(logging.StreamHandler[io.StringIO]):
+        def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  # logging's name
+            told.append((threading.current_thread().name, sys.exc_info()[0]))
+
+    logger.addHandler(Handler(io.StringIO()))
+    writer.start()
+    logger.info("%d", "no number")
+    logger.critical("%d", "no number")
+    assert writer.flush(PATIENCE)
+    assert told == [("outrider-log", TypeError)] * 2
+
+
+@pytest.mark.parametrize("level", [logging.INFO, logging.CRITICAL])
+def test_character_that_the_stream_does_not_have_costs_no_line(
+    logger: logging.Logger, writer: LogWriter, tmp_path: Path, level: int
+) -> None:
+    path = tmp_path / "log"
+    handlers = [
+        logging.FileHandler(path, encoding="utf-8"),
+        logging.FileHandler(tmp_path / "latin", encoding="latin-1", delay=True),
+    ]
+    logger.handlers += handlers
+    writer.start()
+    for text in ("before", "caf\udce9", "\u20ac", "behind"):
+        logger.log(level, text)
+    assert writer.flush(PATIENCE)
+    for handler in handlers:
+        handler.close()
+    assert path.read_text("utf-8").split() == ["before", "caf\\udce9", "\u20ac", "behind"]
+    assert (tmp_path / "latin").read_text("latin-1").split() == ["before", "caf\\udce9", "\\u20ac", "behind"]
 
 
 def test_lines_lost_on_a_full_disk_are_all_counted(

@@ -291,7 +291,8 @@ def test_drops_are_told_of_once_in_a_while(stage: Stage) -> None:
     assert "10 lines dropped" in errors.getvalue()
 
 
-def test_critical_is_written_before_the_call_returns(stage: Stage) -> None:
+def test_critical_is_written_before_the_call_returns(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LAST_WORDS_PATIENCE", PATIENCE)
     stage.writer._gather = 3600.0
     stream = io.StringIO()
     stage.add(stage.error, stream)
@@ -314,6 +315,14 @@ def test_critical_is_written_though_the_thread_hangs_in_another_log(stuck: Stage
 
 def test_critical_to_the_log_that_hangs_returns(stuck: Stage) -> None:
     stuck.access.critical("last words")
+
+
+def test_critical_lines_that_wait_are_limited(stuck: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MOST_LINES", 10)
+    for _ in range(30):
+        stuck.access.critical("last words")
+    assert stuck.writer._queue.qsize() <= 10
+    assert stuck.writer.drops == 21, "one is the line that hangs"
 
 
 def test_log_is_reopened_behind_the_lines_before(stage: Stage, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import socket
 from pathlib import Path
 from typing import Any, cast
 
@@ -197,6 +198,21 @@ def test_client_that_sends_nothing_is_closed(loop: ManualLoop) -> None:
     loop.run_ready()
     assert talk.transport.closing
     assert not talk.runtime.connections
+
+
+def test_client_whose_first_bytes_are_still_to_be_read_is_not_closed(loop: ManualLoop) -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.setblocking(False)
+        talk = cleartext(loop)
+        talk.transport.socket = ours  # type: ignore[assignment]  # a real one, to be looked at
+        theirs.send(GET)
+        talk.negotiation.expire()
+        assert not talk.transport.is_closing()
+        ours.recv(4096)
+        talk.negotiation.expire()
+        assert talk.transport.is_closing()
+        assert theirs.recv(1) == b""
 
 
 def test_silence_may_be_unlimited(loop: ManualLoop) -> None:

@@ -3,27 +3,16 @@ from __future__ import annotations
 import fcntl
 import os
 import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
-from outrider.errors import ConfigurationError
 from outrider.process_start import process_start_time
-from outrider.scoreboard import (
-    LAYOUT_VERSION,
-    ROW_SIZE,
-    UNFORKED_CLAIM_NS,
-    Field,
-    Row,
-    RowSnapshot,
-    Scoreboard,
-    WorkerState,
-)
+from outrider.scoreboard import UNFORKED_CLAIM_NS, Field, Row, RowSnapshot, Scoreboard, WorkerState
+from outrider.scoreboard_memory import METERS_FROM, ROW_WORDS
 
 STALE_AFTER = 1_000
-VERSION_AT, ROW_SIZE_AT, ROWS_AT = 8, 16, 24
 
 
 class Processes:
@@ -57,41 +46,6 @@ def occupy(processes: Processes, row: Row, pid: int) -> None:
     row[Field.STATE] = WorkerState.READY
 
 
-@pytest.fixture
-def memory_file() -> Iterator[int]:
-    descriptor = os.memfd_create("scoreboard")
-    yield descriptor
-    os.close(descriptor)
-
-
-class Child:
-    """A forked process that does `work` and then stays until it is killed."""
-
-    def __init__(self, work: Callable[[], object]) -> None:
-        reader, writer = os.pipe()
-        self.pid = os.fork()
-        if self.pid == 0:
-            try:
-                work()
-                os.write(writer, b"r")
-                signal.pause()
-            finally:
-                os.kill(os.getpid(), signal.SIGKILL)  # never into pytest's own clean-up
-        os.close(writer)
-        ready = os.read(reader, 1)
-        os.close(reader)
-        assert ready == b"r", "the child failed before it was ready"
-
-    def kill(self) -> None:
-        """Leave a zombie."""
-        os.kill(self.pid, signal.SIGKILL)
-        os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
-
-    def reap(self) -> None:
-        os.kill(self.pid, signal.SIGKILL)
-        os.waitpid(self.pid, 0)
-
-
 # The table
 
 
@@ -103,7 +57,7 @@ def test_new_scoreboard_has_no_rows() -> None:
 
 def test_scoreboard_snapshot_names_every_field_in_order() -> None:
     assert RowSnapshot._fields == ("row", *(field.name.lower() for field in Field))
-    assert len(Field) <= ROW_SIZE // 8
+    assert len(Field) <= METERS_FROM
 
 
 def test_scoreboard_snapshot_holds_what_the_worker_wrote(processes: Processes) -> None:
@@ -198,7 +152,7 @@ def test_claim_on_full_scoreboard_returns_private_row(processes: Processes) -> N
     row = board.claim()
     row[Field.CONNECTIONS] = 5
     row.adopt(12)
-    assert row.is_private
+    assert row.index is None
     assert row[Field.CONNECTIONS] == 5
     assert [snapshot.pid for snapshot in board.rows()] == [11]
 
@@ -261,21 +215,7 @@ def test_totals_leave_out_what_is_no_count(processes: Processes) -> None:
         first[field] = 99
     first.release()
     board.claim()
-    assert sum(board._words[ROW_SIZE // 8 : 2 * ROW_SIZE // 8]) == 99 * 7
-
-
-def test_totals_are_read_while_no_row_is_claimed(memory_file: int) -> None:
-    board = Scoreboard(Scoreboard.create_in(memory_file, rows=2)._words, memory_file)
-    child = Child(lambda: fcntl.lockf(memory_file, fcntl.LOCK_EX))
-    finished: list[object] = []
-    reader = threading.Thread(target=lambda: finished.append(board.totals()))
-    reader.start()
-    reader.join(0.05)
-    was_waiting = not finished
-    child.reap()
-    reader.join(5)
-    assert was_waiting
-    assert len(finished) == 1
+    assert sum(board._words[ROW_WORDS : 2 * ROW_WORDS]) == 99 * 5
 
 
 # A row in the hands of its worker
@@ -286,14 +226,14 @@ def test_worker_adopts_its_row() -> None:
     row.adopt(os.getpid())
     assert row[Field.PID] == os.getpid()
     assert row[Field.START_TIME] == process_start_time(os.getpid())
-    assert not row.is_private
+    assert row.index is not None
 
 
 def test_worker_adopts_its_row_twice() -> None:
     row = Scoreboard.anonymous(1).claim()
     row.adopt(os.getpid())
     row.adopt(os.getpid())
-    assert not row.is_private
+    assert row.index is not None
 
 
 def test_worker_leaves_row_that_another_worker_adopted(processes: Processes) -> None:
@@ -303,16 +243,8 @@ def test_worker_leaves_row_that_another_worker_adopted(processes: Processes) -> 
     board.claim()[Field.PID] = 11
     late.adopt(12)
     late[Field.CONNECTIONS] = 3
-    assert late.is_private
+    assert late.index is None
     assert [(snapshot.pid, snapshot.connections) for snapshot in board.rows()] == [(11, 0)]
-
-
-def test_adopting_dead_process_leaves_no_start_time() -> None:
-    child = Child(lambda: None)
-    child.reap()
-    row = Scoreboard.anonymous(1).claim()
-    row.adopt(child.pid)
-    assert row[Field.START_TIME] == 0
 
 
 def test_released_row_is_exited_and_later_writes_reach_nobody(processes: Processes) -> None:
@@ -360,53 +292,7 @@ def test_row_without_peers_has_nobody_to_compare_with(processes: Processes) -> N
     assert row.least_loaded_peer(processes.now, STALE_AFTER) is None
 
 
-# Real processes
-
-
-def test_parent_reads_what_forked_worker_wrote() -> None:
-    board = Scoreboard.anonymous()
-    row = board.claim()
-
-    def serve() -> None:
-        row.adopt(os.getpid())
-        row[Field.STATE] = WorkerState.READY
-        row[Field.CONNECTIONS] = 42
-
-    worker = Child(serve)
-    (snapshot,) = board.rows()
-    worker.reap()
-    assert (snapshot.pid, snapshot.state, snapshot.connections) == (worker.pid, WorkerState.READY, 42)
-
-
-def test_scoreboard_reuses_row_of_killed_worker_only() -> None:
-    board = Scoreboard.anonymous()
-    workers = []
-    for _ in range(2):
-        row = board.claim()
-        workers.append(Child(lambda row=row: row.adopt(os.getpid())))  # type: ignore[misc]  # mypy cannot infer it
-    workers[1].kill()
-    as_zombie = board.claim()
-    beside_living = board.claim()
-    workers[1].reap()
-    workers[0].reap()
-    assert (as_zombie.index, beside_living.index) == (1, 2)
-
-
-def test_masters_claim_different_rows_of_inherited_table(memory_file: int) -> None:
-    board = Scoreboard.create_in(memory_file, rows=64)
-    masters = []
-    for generation in (1, 2, 3):
-
-        def claim_many(generation: int = generation) -> None:
-            own = Scoreboard.from_descriptor(memory_file)
-            for _ in range(20):
-                own.claim(generation)
-
-        masters.append(Child(claim_many))
-    for master in masters:
-        master.reap()
-    generations = [snapshot.generation for snapshot in board.rows()]
-    assert sorted(generations) == [1] * 20 + [2] * 20 + [3] * 20
+# The lock
 
 
 def test_scoreboard_locks_memory_file_while_it_claims(memory_file: int, processes: Processes) -> None:
@@ -429,56 +315,3 @@ def test_scoreboard_locks_memory_file_while_it_claims(memory_file: int, processe
     board.claim()
     try_lock()
     assert outcomes == [signal.SIGUSR1, signal.SIGKILL]
-
-
-# Tables from a descriptor
-
-
-def test_two_openers_of_memory_file_share_table(memory_file: int) -> None:
-    writer = Scoreboard.create_in(memory_file, rows=5)
-    reader = Scoreboard.from_descriptor(memory_file)
-    writer.claim(generation=9)
-    assert reader.capacity == 5
-    assert [snapshot.generation for snapshot in reader.rows()] == [9]
-
-
-def test_scoreboard_outlives_descriptor_it_was_opened_from() -> None:
-    descriptor = os.memfd_create("scoreboard")
-    board = Scoreboard.create_in(descriptor, rows=2)
-    os.close(descriptor)
-    assert board.claim().index == 0
-
-
-def test_scoreboard_refuses_closed_descriptor() -> None:
-    descriptor = os.memfd_create("scoreboard")
-    os.close(descriptor)
-    with pytest.raises(ConfigurationError, match=rf"descriptor {descriptor}: it cannot be mapped \(Bad file"):
-        Scoreboard.from_descriptor(descriptor)
-
-
-def test_scoreboard_refuses_empty_file(memory_file: int) -> None:
-    with pytest.raises(ConfigurationError, match="cannot mmap an empty file"):
-        Scoreboard.from_descriptor(memory_file)
-
-
-@pytest.mark.parametrize("content", [b"x", b"x" * ROW_SIZE, b"OUTRIDER", b"x" * 1000])
-def test_scoreboard_refuses_foreign_file(memory_file: int, content: bytes) -> None:
-    os.write(memory_file, content)
-    with pytest.raises(ConfigurationError, match="holds no scoreboard; allowed is"):
-        Scoreboard.from_descriptor(memory_file)
-
-
-@pytest.mark.parametrize(
-    "offset, value, reason",
-    [
-        (VERSION_AT, LAYOUT_VERSION + 1, f"its layout is version {LAYOUT_VERSION + 1} with rows of {ROW_SIZE} bytes"),
-        (ROW_SIZE_AT, 128, f"its layout is version {LAYOUT_VERSION} with rows of 128 bytes"),
-        (ROWS_AT, 6, "it is too short for its 6 rows"),
-    ],
-)
-def test_scoreboard_refuses_other_layout(memory_file: int, offset: int, value: int, reason: str) -> None:
-    Scoreboard.create_in(memory_file, rows=5)
-    os.pwrite(memory_file, value.to_bytes(8, "little"), offset)
-    with pytest.raises(ConfigurationError, match=reason) as raised:
-        Scoreboard.from_descriptor(memory_file)
-    assert "\n" not in str(raised.value)

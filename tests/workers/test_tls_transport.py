@@ -29,6 +29,7 @@ CLOSE = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
 LARGE = bytes(8 << 20)
 PIECE = bytes(256 << 10)
 MOST_PIECES = 64  # far more than a kernel keeps for a client
+PATIENCE = 10.0
 MakeScene = Callable[..., Scene]
 
 
@@ -337,6 +338,19 @@ def test_errors_of_the_transport_still_reach_the_loop(scene: Scene, loop: Manual
     context = {"message": "m", "exception": ValueError()}
     calm_loop.call_exception_handler(context)
     assert loop.unhandled.pop() is context
+
+
+def test_client_of_an_idle_connection_is_told_of_its_end_at_once(make_scene: MakeScene) -> None:
+    scene = make_scene(keepalive=2)
+    peer = talk(scene)
+    scene.app.call.respond()
+    peer.answer()
+    (connection,) = scene.runtime.connections
+    scene.runtime.now = connection.deadline + 1
+    connection.expire()
+    peer.sock.settimeout(PATIENCE)  # the kernel's moment; the loop does not run
+    peer.sock.suppress_ragged_eofs = False  # type: ignore[attr-defined]  # an end without an alert is an error
+    assert peer.sock.recv(1) == b""
 
 
 # -- what the kernel knows

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,7 +20,8 @@ from outrider.scoreboard import Field, Scoreboard, WorkerState
 from outrider.settings import load_settings
 from outrider.worker import SCOREBOARD_FD, UvicornWorker
 from outrider_testing.forked_worker import App
-from outrider_testing.worker_fakes import MakeWorker, WorkerLog, app, check_config, lines_of, raising
+from outrider_testing.waiting import until
+from outrider_testing.worker_fakes import Fork, MakeWorker, WorkerLog, app, check_config, lines_of, raising
 
 pytestmark = pytest.mark.usefixtures("fresh_process")
 
@@ -55,6 +57,14 @@ def test_bad_log_format_is_refused_before_the_fork(tmp_path: Path) -> None:
     cfg.set("access_log_format", "%(nonsense")
     with pytest.raises(ConfigurationError, match=r"^access_log_format"):
         UvicornWorker.check_config(cfg, Logger(cfg))
+
+
+def test_each_worker_has_formatters_of_its_own(fork: Fork, tmp_path: Path) -> None:
+    """What its master has would give the requests of all workers the same ids."""
+    access_log = tmp_path / "access.log"
+    fork(log_format="json", accesslog=str(access_log)).get()
+    until(lambda: access_log.read_text().endswith("\n"))
+    assert json.loads(access_log.read_text())["path"] == "/"
 
 
 def test_bad_variable_is_refused_before_the_fork(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,7 +104,7 @@ def test_worker_accepts_keywords() -> None:
     cfg = Config()
     worker = UvicornWorker(age=1, ppid=1, sockets=[], app=App(cfg, lambda: app), timeout=15, cfg=cfg, log=WorkerLog())
     worker.tmp.close()
-    assert not worker.row.is_private
+    assert worker.row.index is not None
 
 
 def test_workers_share_one_scoreboard(make_worker: MakeWorker) -> None:

@@ -19,6 +19,10 @@ _REQUEST_ID = re.compile(rb"[!-~]{1,128}")
 _TRACEPARENT = re.compile(
     rb"(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})(-.*)?", re.DOTALL
 )
+LONGEST = 4095
+"""Bytes of a line without its end: what the kernel writes to a pipe as one (PIPE_BUF of pipe(7))."""
+_LONGEST_TEXT = 1024
+_CLIENTS_TEXTS = ("method", "path", "query", "host", "user_agent", "referer")
 _TEXT_HEADERS = {b"host": "host", b"user-agent": "user_agent", b"referer": "referer"}
 
 
@@ -65,7 +69,22 @@ class AccessFormatter(JSONFormatter):
         _take_route(scope, fields)
         if line.close_code is not None:
             fields["close_code"] = line.close_code
-        return f"{self._before}{self._stamp(self._clock())}{self._behind}{to_json(fields)[1:]}"
+        before = f"{self._before}{self._stamp(self._clock())}{self._behind}"
+        return before + _object_within(LONGEST - len(before), fields)[1:]
+
+
+def _object_within(size: int, fields: dict[str, Any]) -> str:
+    """JSON of that size at most: texts of the client that are too long for it are cut."""
+    line = to_json(fields)
+    longest = _LONGEST_TEXT
+    while len(line) > size and longest:
+        for name in _CLIENTS_TEXTS:
+            text = str(fields.get(name, ""))
+            if len(text) > longest:
+                fields[name] = text[:longest] + "\u2026"
+        line = to_json(fields)
+        longest //= 2
+    return line
 
 
 def _take_headers(scope: Scope, fields: dict[str, Any]) -> None:

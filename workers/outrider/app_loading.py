@@ -8,8 +8,10 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
+from gunicorn.errors import AppImportError
+
 from outrider.errors import ConfigurationError
-from outrider.runtime import ASGIApp, Receive, Scope, Send
+from outrider.runtime import ASGIApp, Log, Receive, Scope, Send
 
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 _ASGI3_ARGUMENTS = 3
@@ -43,6 +45,31 @@ def resolve_app(obj: Any, factory: bool, name: str = "the application") -> ASGIA
         raise ConfigurationError(f"{name} {complaint}")
     application: ASGIApp = obj
     return application
+
+
+def load_application(app: Any, factory: bool, log: Log) -> ASGIApp:
+    """Import the application that gunicorn's `app` names, as `resolve_app` takes it.
+
+    Raises:
+        AppImportError: it can't be imported, or is none. What it raised itself is the cause, and in the log.
+    """
+    uri = getattr(app, "app_uri", None)
+    try:
+        found = app.wsgi()
+    except AppImportError:
+        raise
+    except Exception as error:
+        if is_module_missing(error, uri or ""):
+            raise AppImportError(
+                f"Can't import the application {uri!r}: {error}. "
+                "Check the name, the working directory, --chdir and --pythonpath."
+            ) from error
+        log.exception("Exception while importing the application")
+        raise AppImportError(f"The application raised while it was imported: {error!r}") from error
+    try:
+        return resolve_app(found, factory, repr(type(app).__name__ if uri is None else uri))
+    except ConfigurationError as error:
+        raise AppImportError(str(error)) from error
 
 
 def make_error_app(error: BaseException) -> ASGIApp:

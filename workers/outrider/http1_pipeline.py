@@ -168,6 +168,7 @@ class Pipeline(ResponseWriter):
             # that was half a TLS record, or the end of the connection, which no transport tells of behind one.
             self.deadline = self._excused = self.runtime.now
         else:
+            transports.end_now(self._transport)
             self._close()
 
     def check_client(self) -> None:

@@ -297,6 +297,7 @@ class HTTP2Connection(ConnectionWriter):
             self.deadline = self._excused = now
         else:
             self._finish()
+            self.flush()  # now: a request that comes before the GOAWAY is sent would have to be sent again
 
     # -- inside
 

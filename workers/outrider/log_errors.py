@@ -7,6 +7,8 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 
+from outrider.log_json import JSONFormatter
+
 INTERVAL = 60.0
 """Seconds between two sentences about one handler."""
 
@@ -33,11 +35,14 @@ class _Reporter:
         origin = "" if isinstance(error, OSError) else f", logged at {record.pathname}:{record.lineno}"
         sentence = (
             f"outrider: can't write the log {self._handler!r} ({type(error).__name__}: {error}){origin}; "
-            f"lines lost since the last such message: {self._lost}. Requests are still served.\n"
+            f"lines lost since the last such message: {self._lost}. Requests are still served."
         )
         self._lost = 0
+        if isinstance(self._handler.formatter, JSONFormatter):  # what reads the log may read this as well
+            told = logging.LogRecord("outrider.log", logging.ERROR, "", 0, sentence, None, None)
+            sentence = JSONFormatter().format(told)
         try:
-            sys.stderr.write(sentence)
+            sys.stderr.write(f"{sentence}\n")
             sys.stderr.flush()
         except (AttributeError, OSError, ValueError):
             # stderr is missing, on the same full disk, or closed: nobody is left to tell.

@@ -15,20 +15,19 @@ to_json: Callable[[Any], str] = json.JSONEncoder(separators=(",", ":"), default=
 class Stamper:
     """Writes times as RFC 3339 has them, in UTC, with microseconds."""
 
-    __slots__ = ("_second", "_shown")
+    __slots__ = ("_latest",)
 
     def __init__(self) -> None:
-        self._second = -1
-        self._shown = ""
+        self._latest = (-1, "")
 
     def __call__(self, unix_time: float) -> str:
         """Format seconds since the epoch."""
         microseconds = int(unix_time * 1_000_000)
         second, fraction = divmod(microseconds, 1_000_000)
-        if second != self._second:
-            self._shown = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
-            self._second = second
-        return f"{self._shown}.{fraction:06}Z"
+        latest = self._latest  # threads log as well
+        if second != latest[0]:
+            latest = self._latest = (second, time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second)))
+        return f"{latest[1]}.{fraction:06}Z"
 
 
 class JSONFormatter(logging.Formatter):
@@ -58,6 +57,6 @@ class JSONFormatter(logging.Formatter):
         if record.stack_info:
             fields["stack"] = record.stack_info
         report = getattr(record, "report", None)
-        if report is not None:
+        if isinstance(report, str):  # an application may have a use of its own for that name
             fields["report"] = report
         return self.prefix + to_json(fields)

@@ -22,7 +22,7 @@ class Queue(Protocol):
     def put(self, relay: Relay, payload: str | Callable[[], object], size: int, *, is_urgent: bool) -> None:
         """Queue a line, or a call that writes one."""
 
-    def write_last_words(self, relay: Relay, write: Callable[[], object]) -> None:
+    def write_last_words(self, relay: Relay, write: Callable[[], object], size: int) -> None:
         """Have a line written at once."""
 
 
@@ -61,17 +61,19 @@ class Relay:
                 return False
             if isinstance(kept, logging.LogRecord):  # from Python 3.12 on a filter may replace it
                 record = kept
-        if record.levelno >= logging.CRITICAL:
-            queue.write_last_words(self, partial(self._write_record, record))
-            return True
         is_urgent = record.levelno >= logging.WARNING
+        text = None
         if self.is_text:
             try:
                 text = handler.format(record)
-            except Exception:  # noqa: BLE001  # as in any handler's emit
-                handler.handleError(record)
-            else:
-                self.put(text, is_urgent=is_urgent)
+            except Exception as error:  # noqa: BLE001  # as in any handler's emit
+                queue.put(self, partial(_tell, handler, record, error), _RECORD_SIZE, is_urgent=True)
+                return True
+        if record.levelno >= logging.CRITICAL:
+            last_words = partial(self._write_record, record) if text is None else partial(self.write_lines, [text])
+            queue.write_last_words(self, last_words, _RECORD_SIZE if text is None else _size_of(text))
+        elif text is not None:
+            self.put(text, is_urgent=is_urgent)
         else:
             write = partial(contextvars.copy_context().run, self._write_record, record)
             queue.put(self, write, _RECORD_SIZE, is_urgent=is_urgent)
@@ -79,8 +81,7 @@ class Relay:
 
     def put(self, text: str, *, is_urgent: bool = False) -> None:
         """Queue a line that is formatted, for a handler with `is_text`."""
-        size = len(text) if text.isascii() else len(text.encode(errors="backslashreplace"))
-        self._queue.put(self, text, size + 1, is_urgent=is_urgent)
+        self._queue.put(self, text, _size_of(text), is_urgent=is_urgent)
 
     def takes_lines(self) -> bool:
         """Whether `put` comes to the same as a record at INFO would."""
@@ -90,7 +91,8 @@ class Relay:
     def write_lines(self, texts: list[str]) -> None:
         """In the thread: write lines."""
         handler: Any = self.handler
-        self._emit_locked(Lines(handler.terminator.join(texts), len(texts)))
+        text = _encodable(handler.terminator.join(texts), handler.stream or handler)
+        self._emit_locked(Lines(text, len(texts)))
 
     def detach(self) -> None:
         """Leave the handler as it was."""
@@ -128,3 +130,30 @@ def _writes_text(handler: logging.Handler) -> bool:
     """Whether the handler writes what its `format` returns, and a terminator, to a stream."""
     is_stream = not _is_overridden(handler, "emit", logging.StreamHandler, logging.FileHandler)
     return is_stream and isinstance(handler, logging.StreamHandler) and "format" not in vars(handler)
+
+
+def _size_of(text: str) -> int:
+    """Bytes of a line with its end."""
+    return 1 + (len(text) if text.isascii() else len(text.encode(errors="backslashreplace")))
+
+
+def _encodable(text: str, stream: Any) -> str:
+    """The text with what the stream cannot write escaped: one such character would cost all lines that it is among."""
+    encoding = getattr(stream, "encoding", None)
+    if text.isascii() or not encoding:
+        return text
+    try:
+        text.encode(encoding, getattr(stream, "errors", None) or "strict")
+    except UnicodeEncodeError:
+        return text.encode(encoding, "backslashreplace").decode(encoding)
+    except LookupError:  # "locale", of a file that is not open yet
+        return text
+    return text
+
+
+def _tell(handler: logging.Handler, record: logging.LogRecord, error: Exception) -> None:
+    """In the thread, since standard error may be stuck as well: have the handler say that it can't format a record."""
+    try:
+        raise error  # noqa: TRY301  # handlers look at the exception that is being handled
+    except Exception:  # noqa: BLE001  # whatever it is
+        handler.handleError(record)

@@ -128,14 +128,19 @@ class LogWriter:
 
     def put(self, relay: Relay, payload: str | Callable[[], object], size: int, *, is_urgent: bool) -> None:
         """Queue something to write, or drop it."""
-        if self._lines and (self._lines >= MOST_LINES or self._bytes + size > MOST_BYTES):
+        if not self._enqueue(relay, payload, size):
             self.drops += 1
-            return
+        elif is_urgent:
+            self._hurry.put(None)
+
+    def _enqueue(self, relay: Relay, payload: str | Callable[[], object], size: int) -> bool:
+        """Whether there was room."""
+        if self._lines and (self._lines >= MOST_LINES or self._bytes + size > MOST_BYTES):
+            return False
         self._lines += 1
         self._bytes += size
         self._queue.put((relay, payload, size))
-        if is_urgent:
-            self._hurry.put(None)
+        return True
 
     def call(self, function: Callable[[], object]) -> None:
         """Call a function in the thread, when all that was logged before is written; here if there is no thread."""
@@ -158,7 +163,7 @@ class LogWriter:
             return False
         return True
 
-    def write_last_words(self, relay: Relay, write: Callable[[], object]) -> None:
+    def write_last_words(self, relay: Relay, write: Callable[[], object], size: int) -> None:
         """Write in the thread, and wait for that. If the thread is stuck in another handler, write here."""
         claim = threading.Lock()
 
@@ -166,10 +171,12 @@ class LogWriter:
             if claim.acquire(blocking=False):
                 write()
 
-        self._queue.put((relay, write_once, 0))
-        is_written = self.flush(0.0 if self._is_held_up else LAST_WORDS_PATIENCE)
+        is_queued = self._enqueue(relay, write_once, size)
+        is_written = is_queued and not self._is_held_up and self.flush(LAST_WORDS_PATIENCE)
         if not is_written and self._busy_with is not relay:
             write_once()
+        elif not is_queued:
+            self.drops += 1
 
     def expect_exit(self, status: int, end_by: float = 0.0) -> None:
         """The process is about to end with this status, and has until `end_by` (of the clock), if that is not 0.

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, cast
 from outrider.http1 import HTTP1Connection
 from outrider.runtime import name_peer
 from outrider.tls_extension import tls_extension
-from outrider.transports import NOT_CONNECTED, reset
+from outrider.transports import NOT_CONNECTED, end_now, is_readable, reset
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -82,8 +82,10 @@ class Negotiation(asyncio.Protocol):
     # -- what the server calls
 
     def expire(self) -> None:
-        """The deadline has passed: nothing that could be answered has come."""
-        self._transport.close()
+        """The deadline has passed: nothing that could be answered has come, unless it is still to be read."""
+        if not is_readable(self._transport):
+            end_now(self._transport)
+            self._transport.close()
 
     def begin_drain(self) -> None:
         """The worker drains: what is on its way is still served."""

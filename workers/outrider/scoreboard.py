@@ -4,20 +4,13 @@ The master makes (or is handed) the table and claims a row before it forks; the 
 from then on its only writer. Everybody else reads: other workers to find out who has the fewest connections,
 the supervisor for status, metrics and scaling. No row is ever locked: every cell is one aligned 64-bit word.
 
-Layout, version 2. All words are unsigned 64 bit in native byte order. Block 0 is the header, block 1 what workers that
-are gone have counted; block n + 2 is row n.
-
-    header   magic "OUTRIDER" | version | bytes per row | rows | high-water mark | reserved ...
-    row      the words of `Field`, in order | reserved ... | the cells of `meters`
-
-The high-water mark is the number of rows ever claimed; rows at and above it have never been written. What a worker has
-counted stays in its row when it is gone, and is added to block 1 when another one gets the row: no total ever falls.
+What a worker has counted stays in its row when it is gone, and is added to what is kept for all of them when another
+one gets the row: no total ever falls. `scoreboard_memory` has the layout.
 """
 
 from __future__ import annotations
 
 import fcntl
-import mmap
 import os
 import time
 from contextlib import contextmanager
@@ -25,24 +18,26 @@ from enum import IntEnum
 from operator import add
 from typing import TYPE_CHECKING, NamedTuple
 
-from outrider.errors import ConfigurationError
-from outrider.meters import CELLS, Histogram, Meter, histograms_of
+from outrider.meters import Histogram, Meter, histograms_of
 from outrider.process_start import process_start_time
+from outrider.scoreboard_memory import (
+    FIRST_ROW,
+    HIGH_WATER_AT,
+    METERS_FROM,
+    ROW_WORDS,
+    ROWS_AT,
+    make_in,
+    make_private_row,
+    make_shared,
+    open_table,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-_METERS_FROM = 64  # words; those before are for fields
-_WORDS = _METERS_FROM + CELLS
-ROW_SIZE = 8 * _WORDS
-LAYOUT_VERSION = 2
 DEFAULT_ROWS = 1024
 UNFORKED_CLAIM_NS = 60 * 1_000_000_000
 """Age in nanoseconds at which a row that was claimed and never adopted is free again (its fork failed)."""
-
-_FIRST_ROW = 2 * _WORDS
-_MAGIC = int.from_bytes(b"OUTRIDER", "little")
-_HEADER_MAGIC, _HEADER_VERSION, _HEADER_ROW_SIZE, _HEADER_ROWS, _HEADER_HIGH_WATER = range(5)
 
 
 class WorkerState(IntEnum):
@@ -59,7 +54,7 @@ class WorkerState(IntEnum):
 
 
 class Field(IntEnum):
-    """Columns of a row. Append only: a change of order or meaning is a new LAYOUT_VERSION."""
+    """Columns of a row. Append only: a change of order or meaning is a new `LAYOUT_VERSION`."""
 
     GENERATION = 0
     PID = 1
@@ -85,18 +80,16 @@ class Field(IntEnum):
     """Log lines that were given up because the log took none."""
 
 
-_COUNTERS = (
-    Field.REQUESTS,
-    Field.ERRORS_5XX,
+_TOTALS = (
     Field.BYTES_IN,
     Field.BYTES_OUT,
     Field.WEBSOCKETS_OPENED,
     Field.STALLS,
     Field.LOG_DROPS,
 )
+"""What `Totals` is made of, beside the meters."""
 
 # An enum member costs an attribute look-up each time; the accept gate reads these per connection.
-_GENERATION = int(Field.GENERATION)
 _PID = int(Field.PID)
 _START_TIME = int(Field.START_TIME)
 _STATE = int(Field.STATE)
@@ -145,9 +138,9 @@ class Totals(NamedTuple):
 class Row:
     """One worker's row: `row[Field.CONNECTIONS] = 3`.
 
-    A *private* row is in no table. It is what `Scoreboard.claim` returns when the table is full, so that the
-    worker serves all the same (it sees its peers, they do not see it), and what a row turns into when it is
-    released, so that a late write cannot reach the worker that has the row next.
+    A *private* row, with None for its `index`, is in no table. It is what `Scoreboard.claim` returns when the
+    table is full, so that the worker serves all the same (it sees its peers, they do not see it), and what a row
+    turns into when it is released, so that a late write cannot reach the worker that has the row next.
     """
 
     __slots__ = ("_first", "_own", "_table", "index")
@@ -157,10 +150,10 @@ class Row:
         self.index = index
         self._first = 0
         if index is None:
-            self._own = _private_words()
+            self._own = make_private_row()
         else:
-            self._first = _FIRST_ROW + _WORDS * index
-            self._own = table[self._first : self._first + _WORDS]
+            self._first = FIRST_ROW + ROW_WORDS * index
+            self._own = table[self._first : self._first + ROW_WORDS]
 
     def __getitem__(self, field: Field) -> int:
         return self._own[field]
@@ -176,12 +169,7 @@ class Row:
     @property
     def meter(self) -> Meter:
         """Counts requests in this row; only for as long as it is not released."""
-        return Meter(self._own[_METERS_FROM:])
-
-    @property
-    def is_private(self) -> bool:
-        """Whether no other process sees this row."""
-        return self.index is None
+        return Meter(self._own[METERS_FROM:])
 
     def adopt(self, pid: int) -> None:
         """Make process `pid` the writer of this row; the worker calls it right after the fork."""
@@ -208,7 +196,7 @@ class Row:
         own = self._first
         oldest = now_ns - stale_after_ns
         fewest = None
-        for first in range(_FIRST_ROW, _FIRST_ROW + _WORDS * table[_HEADER_HIGH_WATER], _WORDS):
+        for first in range(FIRST_ROW, FIRST_ROW + ROW_WORDS * table[HIGH_WATER_AT], ROW_WORDS):
             if first == own or table[first + _STATE] != _READY or table[first + _HEARTBEAT] < oldest:
                 continue
             connections = table[first + _CONNECTIONS]
@@ -219,7 +207,7 @@ class Row:
     def _leave_table(self) -> None:
         self.index = None
         self._first = 0
-        self._own = _private_words()
+        self._own = make_private_row()
 
 
 class Scoreboard:
@@ -245,22 +233,17 @@ class Scoreboard:
         self._descriptor = descriptor
         self._clock = clock
         self._start_time_of = start_time_of
-        self.capacity = words[_HEADER_ROWS]
+        self.capacity = words[ROWS_AT]
 
     @classmethod
     def anonymous(cls, rows: int = DEFAULT_ROWS) -> Scoreboard:
         """Make a table that this process and those it forks share. Memory is used per claimed row only."""
-        memory = mmap.mmap(-1, _size_of(rows), mmap.MAP_SHARED | mmap.MAP_ANONYMOUS)
-        words = memoryview(memory).cast("Q")
-        _write_header(words, rows)
-        return cls(words)
+        return cls(make_shared(rows))
 
     @classmethod
     def create_in(cls, descriptor: int, rows: int = DEFAULT_ROWS) -> Scoreboard:
         """Make a table in an empty memory file, for processes that open it with `from_descriptor`."""
-        os.ftruncate(descriptor, _size_of(rows))
-        with mmap.mmap(descriptor, _size_of(rows)) as memory, memoryview(memory).cast("Q") as words:
-            _write_header(words, rows)
+        make_in(descriptor, rows)
         return cls.from_descriptor(descriptor)
 
     @classmethod
@@ -270,22 +253,7 @@ class Scoreboard:
         Raises:
             ConfigurationError: it is not open, not a table, or one of another layout.
         """
-        try:
-            memory = mmap.mmap(descriptor, 0)
-        except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or str(error)
-            raise _unusable(descriptor, f"it cannot be mapped ({reason})") from error
-        # A size that is not whole words cannot be cast; it cannot be a table either.
-        whole = len(memory) - len(memory) % ROW_SIZE
-        words = memoryview(memory)[:whole].cast("Q")
-        if whole < ROW_SIZE or words[_HEADER_MAGIC] != _MAGIC:
-            raise _unusable(descriptor, "it holds no scoreboard")
-        layout = (words[_HEADER_VERSION], words[_HEADER_ROW_SIZE])
-        if layout != (LAYOUT_VERSION, ROW_SIZE):
-            raise _unusable(descriptor, f"its layout is version {layout[0]} with rows of {layout[1]} bytes")
-        if whole < _size_of(words[_HEADER_ROWS]):
-            raise _unusable(descriptor, f"it is too short for its {words[_HEADER_ROWS]} rows")
-        return cls(words, os.dup(descriptor))
+        return cls(open_table(descriptor), os.dup(descriptor))
 
     def claim(self, generation: int = 0) -> Row:
         """Take a row for a worker that is about to be forked and reset it to SPAWNED, heartbeat now.
@@ -299,20 +267,20 @@ class Scoreboard:
             index = self._find_vacant(now)
             if index is None:
                 return Row(self._words, None)
-            if index < self._words[_HEADER_HIGH_WATER]:
+            if index < self._words[HIGH_WATER_AT]:
                 self._keep_counts(index)
             row = Row(self._words, index)
             row[Field.GENERATION] = generation
             row[Field.HEARTBEAT] = now
             row[Field.STATE] = WorkerState.SPAWNED
-            self._words[_HEADER_HIGH_WATER] = max(self._words[_HEADER_HIGH_WATER], index + 1)
+            self._words[HIGH_WATER_AT] = max(self._words[HIGH_WATER_AT], index + 1)
             return row
 
     def rows(self) -> list[RowSnapshot]:
         """Copy every row that is or was in use, dead workers' rows included, in order of index."""
         snapshots = []
-        for index in range(self._words[_HEADER_HIGH_WATER]):
-            first = _FIRST_ROW + _WORDS * index
+        for index in range(self._words[HIGH_WATER_AT]):
+            first = FIRST_ROW + ROW_WORDS * index
             words = self._words[first : first + len(Field)].tolist()
             if words[_STATE] != WorkerState.FREE:
                 words[_STATE] = WorkerState(words[_STATE])
@@ -322,26 +290,26 @@ class Scoreboard:
     def totals(self) -> Totals:
         """Add up what all workers have counted, those that are gone included. No total is ever below an earlier one."""
         with self._exclusive():
-            blocks = 1 + self._words[_HEADER_HIGH_WATER]
-            sums = [0] * _WORDS
-            for first in range(_WORDS, _WORDS * (1 + blocks), _WORDS):
-                sums = list(map(add, sums, self._words[first : first + _WORDS].tolist()))
+            blocks = 1 + self._words[HIGH_WATER_AT]
+            sums = [0] * ROW_WORDS
+            for first in range(ROW_WORDS, ROW_WORDS * (1 + blocks), ROW_WORDS):
+                sums = list(map(add, sums, self._words[first : first + ROW_WORDS].tolist()))
         return _totals_of(sums)
 
     def totals_of(self, row: int) -> Totals:
         """What the worker with this row has counted."""
-        first = _FIRST_ROW + _WORDS * row
-        return _totals_of(self._words[first : first + _WORDS].tolist())
+        first = FIRST_ROW + ROW_WORDS * row
+        return _totals_of(self._words[first : first + ROW_WORDS].tolist())
 
     def _keep_counts(self, index: int) -> None:
         """Empty a row whose worker is gone; what that has counted is added to the second block."""
-        first = _FIRST_ROW + _WORDS * index
-        left = self._words[first : first + _WORDS]
-        kept = self._words[_WORDS:_FIRST_ROW]
-        for cell in (*_COUNTERS, *range(_METERS_FROM, _WORDS)):
+        first = FIRST_ROW + ROW_WORDS * index
+        left = self._words[first : first + ROW_WORDS]
+        kept = self._words[ROW_WORDS:FIRST_ROW]
+        for cell in (*_TOTALS, *range(METERS_FROM, ROW_WORDS)):
             if left[cell]:
                 kept[cell] += left[cell]
-        left[:] = _private_words()
+        left[:] = make_private_row()
 
     @contextmanager
     def _exclusive(self) -> Iterator[None]:
@@ -356,12 +324,12 @@ class Scoreboard:
             fcntl.lockf(self._descriptor, fcntl.LOCK_UN)
 
     def _find_vacant(self, now_ns: int) -> int | None:
-        used = self._words[_HEADER_HIGH_WATER]
+        used = self._words[HIGH_WATER_AT]
         for index in range(used):
-            if self._words[_FIRST_ROW + _WORDS * index + _STATE] in _VACANT:
+            if self._words[FIRST_ROW + ROW_WORDS * index + _STATE] in _VACANT:
                 return index
         for index in range(used):
-            if self._is_abandoned(_FIRST_ROW + _WORDS * index, now_ns):
+            if self._is_abandoned(FIRST_ROW + ROW_WORDS * index, now_ns):
                 return index
         return used if used < self.capacity else None
 
@@ -373,19 +341,6 @@ class Scoreboard:
         return self._start_time_of(pid) != self._words[first + _START_TIME]
 
 
-def _size_of(rows: int) -> int:
-    return ROW_SIZE * (2 + rows)
-
-
-def _write_header(words: memoryview[int], rows: int) -> None:
-    words[_HEADER_VERSION] = LAYOUT_VERSION
-    words[_HEADER_ROW_SIZE] = ROW_SIZE
-    words[_HEADER_ROWS] = rows
-    words[_HEADER_HIGH_WATER] = 0
-    # Last: whoever sees the magic sees a whole header.
-    words[_HEADER_MAGIC] = _MAGIC
-
-
 def _totals_of(words: list[int]) -> Totals:
     return Totals(
         words[Field.BYTES_IN],
@@ -393,16 +348,5 @@ def _totals_of(words: list[int]) -> Totals:
         words[Field.WEBSOCKETS_OPENED],
         words[Field.STALLS],
         words[Field.LOG_DROPS],
-        histograms_of(words[_METERS_FROM:]),
-    )
-
-
-def _private_words() -> memoryview[int]:
-    return memoryview(bytearray(ROW_SIZE)).cast("Q")
-
-
-def _unusable(descriptor: int, reason: str) -> ConfigurationError:
-    return ConfigurationError(
-        f"scoreboard descriptor {descriptor}: {reason}; allowed is the table of a supervisor of this version "
-        f"(layout {LAYOUT_VERSION}, rows of {ROW_SIZE} bytes)"
+        histograms_of(words[METERS_FROM:]),
     )

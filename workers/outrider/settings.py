@@ -39,7 +39,13 @@ SUPERVISOR_SETTINGS = frozenset(
         "max_surge",
         "max_worker_age",
         "max_worker_memory",
+        "max_workers",
+        "min_workers",
         "restart_intensity",
+        "scale_down_window",
+        "scale_up_step",
+        "scale_up_window",
+        "target_utilisation",
     }
 )
 # Kubernetes puts these into every pod of a namespace that has a service named "outrider" or "outrider-…".

@@ -43,6 +43,19 @@ def send_probes(transport: asyncio.Transport) -> None:
             sock.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
+def end_now(transport: asyncio.Transport) -> None:
+    """Have the client know, before this returns, that an idle connection ends. To be closed right after.
+
+    `close()` leaves the socket open until the callbacks that are ready have run. A request that came meanwhile would be
+    reset, and its client could not tell that nobody has begun with it. Over TLS, where `close()` sends the closure
+    alert at once, this does nothing, nor where something is still to be sent.
+    """
+    if transport.can_write_eof() and not transport.get_write_buffer_size():
+        sock = cast("socket.socket", transport.get_extra_info("socket"))
+        with suppress(OSError), sock.dup() as own:  # uvloop lets nobody shut its own down
+            own.shutdown(socket.SHUT_RDWR)
+
+
 def reset(transport: asyncio.Transport) -> None:
     """Reset the connection: what is unsent is lost, in the kernel's buffers too."""
     if transport is NOT_CONNECTED:

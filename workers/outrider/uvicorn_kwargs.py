@@ -52,6 +52,31 @@ def translate(kwargs: Mapping[str, object]) -> Translation:
     return translation
 
 
+def apply_config_kwargs(worker_class: Any, cfg: Any, log: Any = None) -> dict[str, object]:
+    """Have the `CONFIG_KWARGS` of a worker class take effect on gunicorn's settings.
+
+    Args:
+        worker_class: the class.
+        cfg: gunicorn's `Config`, which is changed.
+        log: gunicorn's logger, for notes; None to leave them out.
+
+    Returns:
+        The values of Outrider's settings.
+
+    Raises:
+        ConfigurationError: as `translate`.
+    """
+    translation = translate(worker_class.CONFIG_KWARGS)
+    for name, value in translation.gunicorn.items():
+        cfg.set(name, value)
+    if log is not None:
+        if "loglevel" in translation.gunicorn:
+            log.setup(cfg)
+        for note in translation.notes:
+            log.info("%s of %s: %s", SOURCE, worker_class.__name__, note)
+    return translation.outrider
+
+
 # -- kinds of rules
 
 

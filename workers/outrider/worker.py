@@ -19,7 +19,7 @@ from gunicorn.errors import AppImportError
 from gunicorn.workers.base import Worker
 
 from outrider.access_log import AccessLog
-from outrider.app_loading import is_module_missing, make_error_app, resolve_app
+from outrider.app_loading import load_application, make_error_app
 from outrider.config import ServerConfig
 from outrider.dump import Dump
 from outrider.errors import Aborted, ConfigurationError
@@ -43,7 +43,7 @@ from outrider.server_timing import add_server_timing
 from outrider.settings import load_settings
 from outrider.supervised import ProcessTitle, read_supervision
 from outrider.tls_certificates import TLS
-from outrider.uvicorn_kwargs import translate
+from outrider.uvicorn_kwargs import apply_config_kwargs
 from outrider.watchdog import Watchdog
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ class UvicornWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         """gunicorn: called in the master before the fork."""
         cfg = kwargs["cfg"] if "cfg" in kwargs else args[5]
-        self._overrides = self._apply_config_kwargs(cfg)
+        self._overrides = apply_config_kwargs(type(self), cfg)
         super().__init__(*args, **kwargs)
         self._supervision = read_supervision()
         self._title = ProcessTitle(self._supervision, self.cfg.proc_name)
@@ -97,7 +97,7 @@ class UvicornWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
         Raises:
             ConfigurationError: gunicorn prints it as one line and exits 1.
         """
-        overrides = cls._apply_config_kwargs(cfg, log)
+        overrides = apply_config_kwargs(cls, cfg, log)
         refuse_unsupported(cfg)
         settings = load_settings(cfg, overrides=overrides)
         ServerConfig.from_gunicorn(cfg, settings)
@@ -106,18 +106,6 @@ class UvicornWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
         cls._scoreboard()
         for name in use_log_format(settings.log_format, log, read_supervision()):
             log.info("log_format is %s, but %s has a handler with a format of its own", settings.log_format, name)
-
-    @classmethod
-    def _apply_config_kwargs(cls, cfg: Any, log: Any = None) -> dict[str, Any]:
-        translation = translate(cls.CONFIG_KWARGS)
-        for name, value in translation.gunicorn.items():
-            cfg.set(name, value)
-        if log is not None:
-            if "loglevel" in translation.gunicorn:
-                log.setup(cfg)
-            for note in translation.notes:
-                log.info("CONFIG_KWARGS of %s: %s", cls.__name__, note)
-        return translation.outrider
 
     @staticmethod
     def _scoreboard() -> Scoreboard:
@@ -164,29 +152,14 @@ class UvicornWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
             AppImportError: exit code 4, with the traceback in the log unless the name alone is wrong.
         """
         try:
-            application = self.app.wsgi()
-        except AppImportError:
-            raise
-        except Exception as error:
-            if isinstance(error, SyntaxError) and self.cfg.reload:
-                self._serve_syntax_error(error)
-                return
-            if is_module_missing(error, getattr(self.app, "app_uri", "")):
-                raise AppImportError(
-                    f"Can't import the application {self.app.app_uri!r}: {error}. "
-                    "Check the name, the working directory, --chdir and --pythonpath."
-                ) from error
-            self.log.exception("Exception while importing the application")
-            raise AppImportError(f"The application raised while it was imported: {error!r}") from error
-        try:
-            name = repr(getattr(self.app, "app_uri", type(self.app).__name__))
-            self.wsgi = resolve_app(application, self._settings.app_factory, name)
-        except ConfigurationError as error:
-            raise AppImportError(str(error)) from error
+            self.wsgi = load_application(self.app, self._settings.app_factory, self.log)
+        except AppImportError as error:
+            if not (self.cfg.reload and isinstance(error.__cause__, SyntaxError)):
+                raise
+            self._serve_syntax_error(error.__cause__)
 
     def _serve_syntax_error(self, error: SyntaxError) -> None:
         """Under --reload a syntax error is shown on every request until the file is mended."""
-        self.log.error("Exception while importing the application", exc_info=error)
         if self.reloader is not None and error.filename is not None:
             self.reloader.add_extra_file(error.filename)
         self.wsgi = make_error_app(error)

@@ -75,7 +75,7 @@ def can_connect(address: Address) -> bool:
 
 def encode_request(method: str, target: str, fields: Fields = (), body: bytes | None = None) -> bytes:
     """Return a request's bytes, with Host and, for a body, Content-Length."""
-    lines = [f"{method} {target} HTTP/1.1", "Host: test"]
+    lines = [f"{method} {target} HTTP/1.1", "Host: localhost"]
     lines += [f"{name}: {value}" for name, value in fields]
     if body is not None:
         lines.append(f"Content-Length: {len(body)}")

@@ -88,6 +88,22 @@ class OutriderProcess(ServerProcess):
         """Return the status; it takes a millisecond, for no command is started."""
         return cast("Status", self.ask("/v1/status").json())
 
+    @property
+    def admin_url(self) -> str:
+        """Where its admin endpoint is, by its status."""
+        (url,) = self.status()["admin_addresses"]
+        return url
+
+    @property
+    def admin_address(self) -> Address:
+        """The address in `admin_url`."""
+        return parse_listener(self.admin_url)
+
+    def ask_admin(self, target: str, token: str = "", body: bytes | None = None) -> Response:
+        """Send a request to the admin endpoint."""
+        fields = [("Authorization", f"Bearer {token}")] if token else []
+        return fetch(self.admin_address, target, body=body, fields=fields)
+
     def generations(self) -> dict[int, GenerationStatus]:
         """Return what is known of each generation, by its number."""
         return {each["number"]: each for each in self.status()["generations"]}

@@ -10,7 +10,7 @@ from outrider.scoreboard import RowSnapshot, Totals, WorkerState
 from outrider_supervisor.events import FromGeneration, Started
 from outrider_supervisor.machine import Machine
 from outrider_supervisor.messages import WorkerReady, WorkerSpawned
-from outrider_supervisor.metrics import Snapshot
+from outrider_supervisor.metric_declaration import Snapshot
 from outrider_supervisor.status import StallStatus
 from outrider_supervisor.status_report import Clocks, Facts, Usage, build_status
 from outrider_supervisor.tally import Tally
@@ -71,7 +71,9 @@ def make_snapshot(workers: int = 2, *, autoscaler: bool = True) -> Snapshot:
         status=status,
         totals=Totals(1000, 2000, 3, 4, 5, requests),
         rows={
-            pid: make_row(pid, in_flight=1, connections=5, http2_connections=2, websockets=1, requests=10)
+            pid: make_row(
+                pid, in_flight=1, connections=5, http2_connections=2, websockets=1, requests=10, loop_lag_ns=125_000_000
+            )
             for pid in pids
         },
         usage={pid: Usage(12.5, 0.25, 50 * MIB, "pss", 3.5, 60 * MIB) for pid in pids},

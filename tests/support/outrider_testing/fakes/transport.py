@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import socket
 from typing import Any
@@ -15,11 +16,14 @@ _SILENT, _KEPT_OPEN = os.pipe()
 
 
 class FakeSocket:
-    """Keeps the options that were set. Who polls it finds nothing to read."""
+    """Keeps the options that were set. Who polls it finds nothing to read, and nobody gets another one of it."""
 
     def __init__(self, family: socket.AddressFamily) -> None:
         self.family = family
         self.options: list[tuple[int, int, int | bytes]] = []
+
+    def dup(self) -> socket.socket:
+        raise OSError(errno.EMFILE, "Too many open files")
 
     def setsockopt(self, level: int, option: int, value: int | bytes) -> None:
         self.options.append((level, option, value))
