@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from outrider_supervisor.status import StallStatus
@@ -67,14 +68,21 @@ def _read(entries: Any) -> list[StallStatus]:
     return found
 
 
+def _finite(value: Any) -> float:
+    number = float(value)
+    if not math.isfinite(number):  # JSON has no such numbers
+        raise ValueError(f"{number} is no duration")
+    return number
+
+
 def _read_one(entry: Any) -> StallStatus:
     return {
         "frame": str(entry["frame"])[:LONGEST_NAME],
         "hangs_in": str(entry["hangs_in"])[:LONGEST_NAME],
         "count": max(0, int(entry["count"])),
-        "seconds": max(0.0, float(entry["seconds"])),
-        "longest": max(0.0, float(entry["longest"])),
-        "last": float(entry.get("last", 0.0)),
+        "seconds": max(0.0, _finite(entry["seconds"])),
+        "longest": max(0.0, _finite(entry["longest"])),
+        "last": _finite(entry.get("last", 0.0)),
         "worker": int(entry.get("worker", 0)),
         "stack": str(entry["stack"])[-LONGEST_STACK:],
     }

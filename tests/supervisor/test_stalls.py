@@ -89,6 +89,9 @@ def test_end_of_a_stall_whose_beginning_was_lost_is_a_stall() -> None:
         [{**at("x")[0], "count": "many"}],
         [{**at("x")[0], "count": float("inf")}],
         [{**at("x")[0], "seconds": None}],
+        [{**at("x")[0], "seconds": float("inf")}],
+        [{**at("x")[0], "longest": float("nan")}],
+        [{**at("x")[0], "last": float("-inf")}],
     ],
 )
 def test_what_is_no_report_is_ignored(data: Any) -> None:

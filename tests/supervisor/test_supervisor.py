@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -352,10 +353,13 @@ def test_scrape_of_many_workers_is_quick_and_wakes_none_of_them(scene: Superviso
     until(lambda: all(psutil.Process(pid).status() == psutil.STATUS_SLEEPING for pid in pids))
     before = timeslices(pids)
     taken = []
+    trace = sys.gettrace()
+    sys.settrace(None)  # what coverage would add to the costs is not the supervisor's
     for _ in range(5):
         began = time.process_time()
         scene.supervisor.metrics(OPENMETRICS)
         taken.append(time.process_time() - began)
+    sys.settrace(trace)
     print(f"{min(taken) * 1000:.2f} ms")
     assert min(taken) < MOST_SCRAPE_SECONDS
     assert timeslices(pids) == before
