@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from outrider.scoreboard import MOST_WORKERS
 from outrider_supervisor.actions import Level
 from outrider_supervisor.agenda import Agenda
 from outrider_supervisor.autoscaler import Autoscaler, Decision, Look, Scaling, Veto
@@ -12,7 +13,6 @@ from outrider_supervisor.fleet import Outbox
 from outrider_supervisor.generation import Generation, WorkerState
 from outrider_supervisor.intents import Reload
 from outrider_supervisor.service import Service
-from outrider_supervisor.settings import MOST_WORKERS
 from outrider_supervisor.succession import Succession
 
 

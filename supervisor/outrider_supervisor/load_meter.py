@@ -69,7 +69,7 @@ class LoadMeter:
         rows = self._board.rows()
         before = self._totals
         self._totals = {
-            pid: _read_totals(rows[pid], now)
+            pid: _read_totals(rows[pid], now, before.get(pid))
             for pid, worker in generation.workers.items()
             if worker.state in _SERVING and pid in rows
         }
@@ -100,12 +100,12 @@ class LoadMeter:
         return max(0, int(room))
 
 
-def _read_totals(row: RowSnapshot, now: float) -> _Totals:
+def _read_totals(row: RowSnapshot, now: float, before: _Totals | None) -> _Totals:
     try:
         times = psutil.Process(row.pid).cpu_times()
         cpu = times.user + times.system
     except (OSError, psutil.Error):  # OSError: we have no descriptors left
-        cpu = 0.0
+        cpu = before.cpu if before is not None else 0.0
     return _Totals(now, cpu, row.heartbeat, row.loop_busy_ns, row.requests)
 
 

@@ -96,7 +96,7 @@ class Sampler:
                 seconds = now - mark.at
                 cpu = round(100 * max(0.0, latest.cpu - mark.cpu) / seconds, 1)
                 busy = round(min(1.0, max(0, latest.busy_ns - mark.busy_ns) / 1e9 / seconds), 3)
-            usages[pid] = Usage(cpu, busy, memory.size, memory.kind, latest.cpu, latest.resident)
+            usages[pid] = Usage(cpu, busy, memory.size, memory.kind, latest.cpu, latest.resident, lag_of(rows[pid]))
         return usages
 
 

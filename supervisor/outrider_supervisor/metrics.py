@@ -257,6 +257,13 @@ def _of_usage(read: Callable[[Usage], float | None]) -> Callable[[Snapshot, int]
     return lambda snapshot, pid: read(snapshot.usage[pid]) if pid in snapshot.usage else None
 
 
+def _lag(snapshot: Snapshot, pid: int) -> float | None:
+    if pid not in snapshot.rows:
+        return None
+    seen = snapshot.usage[pid].lag if pid in snapshot.usage else 0.0
+    return max(snapshot.rows[pid].loop_lag_ns / 1e9, seen)
+
+
 METRICS.of_worker("outrider_worker_requests", "counter", "Requests of one worker.", _of_row(lambda row: row.requests))
 METRICS.of_worker(
     "outrider_worker_requests_in_flight", "gauge", "Requests that it is answering.", _of_row(lambda row: row.in_flight)
@@ -267,8 +274,8 @@ METRICS.of_worker(
 METRICS.of_worker(
     "outrider_worker_event_loop_lag_seconds",
     "gauge",
-    "By how much its event loop was late last.",
-    _of_row(lambda row: row.loop_lag_ns / 1e9),
+    "By how much its event loop was late last, or is.",
+    _lag,
 )
 METRICS.of_worker(
     "outrider_worker_event_loop_busy_ratio",

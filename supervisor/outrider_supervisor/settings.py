@@ -13,7 +13,7 @@ from typing import Any
 
 from outrider import setting_values as check
 from outrider.errors import ConfigurationError
-from outrider.scoreboard import DEFAULT_ROWS
+from outrider.scoreboard import MOST_WORKERS
 from outrider.setting_declaration import Flag, declare, switch_off
 from outrider.setting_registration import register
 from outrider.settings import ENVIRONMENT_PREFIX
@@ -22,8 +22,6 @@ from outrider_supervisor.admin_address import parse_address
 _SIZE = re.compile(r"(\d+)([kmg]?)(?:i?b)?", re.IGNORECASE)
 _FACTORS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 _SMALLEST_WORKER = 1 << 20
-MOST_WORKERS = DEFAULT_ROWS // 2
-"""Who wants more has mistyped. In a reload there may be twice as many, each with a row of the scoreboard."""
 _TOKEN = re.compile(r"[A-Za-z0-9\-._~+/]{16,}=*")
 TOKEN_VARIABLE = ENVIRONMENT_PREFIX + "ADMIN_TOKEN"
 """The one of the supervisor's settings that may be in the environment: where secrets often are."""

@@ -58,6 +58,8 @@ class Usage:
     cpu_seconds: float | None = None
     """Processor time since its start."""
     resident_bytes: int | None = None
+    lag: float = 0.0
+    """Seconds by which its event loop is late, as far as that is seen from outside."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +189,7 @@ def _worker(worker: Worker, row: RowSnapshot | None, usage: Usage, facts: Facts,
         "websockets": row.websockets if row else None,
         "requests": row.requests if row else None,
         "errors_5xx": row.errors_5xx if row else None,
-        "loop_lag_ms": round(row.loop_lag_ns / 1e6, 1) if row else None,
+        "loop_lag_ms": round(1000 * max(row.loop_lag_ns / 1e9, usage.lag), 1) if row else None,
         "busy": usage.busy if row else None,
         "cpu_percent": usage.cpu_percent,
         "memory_bytes": usage.memory_bytes,

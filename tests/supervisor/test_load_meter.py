@@ -161,9 +161,14 @@ def test_room_without_a_limit_is_that_of_the_machine_less_a_reserve(
 
 
 def test_worker_is_looked_at_without_descriptors_too(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    used = SimpleNamespace(cpu_times=lambda: SimpleNamespace(user=100.0, system=0.0))
+
     def fail(*_: object) -> None:
         raise OSError(24, "Too many open files")
 
-    monkeypatch.setattr(psutil, "Process", fail)
+    monkeypatch.setattr(psutil, "Process", lambda _: used)
     stage.look(START)
-    assert stage.load(START + 1.0).workers[OURS].cpu == 0.0
+    with monkeypatch.context() as patch:
+        patch.setattr(psutil, "Process", fail)
+        assert stage.load(START + 1.0).workers[OURS].cpu == 0.0
+    assert stage.load(START + 2.0).workers[OURS].cpu == 0.0  # and not all that it has used so far

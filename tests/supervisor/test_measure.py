@@ -75,6 +75,12 @@ def test_lag_of_a_loop_that_hangs_is_since_the_last_heartbeat(board: Scoreboard)
     assert Sampler(board).sample([generation(OURS)], START)[OURS].lag >= 60.0 - LATE_HEARTBEAT
 
 
+def test_usage_tells_of_a_loop_that_hangs(board: Scoreboard) -> None:
+    claim(board)[Field.HEARTBEAT] = max(0, time.monotonic_ns() - 60_000_000_000)
+    sampler = Sampler(board)
+    assert sampler.usage([OURS], sampler.rows(), START)[OURS].lag >= 60.0 - LATE_HEARTBEAT
+
+
 def test_worker_of_another_class_has_no_lag(board: Scoreboard) -> None:
     claim(board)[Field.HEARTBEAT] = 0
     sample = Sampler(board).sample([generation(OURS, reports_state=False)], START)[OURS]

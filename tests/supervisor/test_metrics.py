@@ -156,6 +156,13 @@ def test_metrics_have_the_values_of_the_snapshot() -> None:
     assert {key: values.get(key) for key in COUNTED} == COUNTED
 
 
+def test_loop_that_hangs_is_late_though_it_does_not_say_so() -> None:
+    snapshot = make_snapshot(workers=1)
+    (pid,) = snapshot.usage
+    late = replace(snapshot, usage={pid: replace(snapshot.usage[pid], lag=3.5)})
+    assert value(read(late), "outrider_worker_event_loop_lag_seconds", generation="1", pid=str(pid)) == 3.5
+
+
 def test_pool_is_the_sum_of_its_workers() -> None:
     values = read(make_snapshot(workers=3))
     assert value(values, "outrider_requests_in_flight") == 3.0

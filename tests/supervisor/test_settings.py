@@ -10,11 +10,12 @@ import pytest
 from gunicorn import config as gunicorn_config
 
 from outrider.errors import ConfigurationError
+from outrider.scoreboard import MOST_WORKERS
 from outrider.setting_registration import register
 from outrider.setting_values import Secret
 from outrider.settings import SUPERVISOR_SETTINGS, OutriderSettings
 from outrider_supervisor import settings as settings_module
-from outrider_supervisor.settings import MOST_WORKERS, SupervisorSettings, refuse_variables, render_supervisor_table
+from outrider_supervisor.settings import SupervisorSettings, refuse_variables, render_supervisor_table
 
 DOCS = Path(__file__).parents[2] / "docs" / "settings.md"
 NAMES = [field.name for field in fields(SupervisorSettings)]

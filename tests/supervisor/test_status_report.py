@@ -135,6 +135,13 @@ def test_status_has_every_field() -> None:
     assert built.keys() == get_type_hints(status.Status).keys()
 
 
+def test_loop_that_hangs_is_late_though_it_does_not_say_so() -> None:
+    machine = make_machine()
+    usage = dataclasses.replace(USAGE, lag=3.5)
+    [shown] = build_status(machine, make_facts(machine), [ROW], {7: usage}, [], CLOCKS)["generations"]
+    assert shown["workers"][0]["loop_lag_ms"] == 3500.0
+
+
 def test_docs_list_every_field() -> None:
     docs = (Path(__file__).parents[2] / "docs" / "supervisor.md").read_text(encoding="utf-8")
     rows = [line for line in docs.splitlines() if line.startswith("| `")]

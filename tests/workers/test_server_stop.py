@@ -10,7 +10,7 @@ import pytest
 
 from outrider.http1 import HTTP1Connection
 from outrider.runtime import ASGIApp
-from outrider.scoreboard import WorkerState
+from outrider.scoreboard import Field, WorkerState
 from outrider.server import (
     ABORT_AFTER,
     HEAD_START_SHARE,
@@ -40,6 +40,14 @@ def test_drain_without_connections_ends_at_once(stage: Stage) -> None:
     assert stage.state() is WorkerState.DRAINING
     assert stage.runtime.drain_event.is_set()
     assert stage.lifespan.calls == ["startup", "shutdown"]
+
+
+def test_end_writes_what_was_counted_since_the_last_tick(stage: Stage) -> None:
+    stage.lifespan.over.set_result(None)
+    stage.runtime.counters.bytes_out = 14
+    stage.stop(Stop.DRAIN)
+    assert stage.is_over
+    assert stage.row[Field.BYTES_OUT] == 14
 
 
 def test_drain_takes_nothing_new(stage: Stage) -> None:

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 DEFAULT_ROWS = 1024
+MOST_WORKERS = DEFAULT_ROWS // 2
+"""In a reload there may be twice as many, each with a row."""
 UNFORKED_CLAIM_NS = 60 * 1_000_000_000
 """Age in nanoseconds at which a row that was claimed and never adopted is free again (its fork failed)."""
 

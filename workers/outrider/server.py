@@ -119,6 +119,7 @@ class Server:
             await self._end(deadline)
         finally:
             self._timer.cancel()
+            self._write_row(0.0)  # what was counted since the last tick outlives this worker
 
     async def _boot(self, probe_path: str) -> bool:
         """Start the application. False: the server was told to stop before it was ready, and the start cancelled."""
