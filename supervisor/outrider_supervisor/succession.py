@@ -110,8 +110,8 @@ class Succession:
             rollout.note_ready(pid, self.target, now)
         elif rollout is not None and rollout.is_rolling_back:
             rollout.stepped_at = now
-        elif self.current is None and generation.ready >= self.target:
-            self._commit_first(generation)
+        elif self.current is None and generation.state is GenerationState.STARTING and generation.ready >= self.target:
+            self._commit_first(generation)  # unless the service was told to stop meanwhile
 
     def observe(self, samples: Mapping[int, Sample], now: float) -> None:
         """Look at the workers, and at the time."""

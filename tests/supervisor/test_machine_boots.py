@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from outrider_supervisor.actions import Code, Progress
-from outrider_supervisor.machine import BOOT_FAILED
+from outrider_supervisor.actions import Code, Exit, Progress
+from outrider_supervisor.events import FromGeneration, MasterExited, Started, StopAsked
+from outrider_supervisor.machine import BOOT_FAILED, Machine
+from outrider_supervisor.messages import MasterBooted, WorkerExited, WorkerReady, WorkerSpawned
 from outrider_testing.fakes.supervised_processes import BOOT_FAILS, Release
 from outrider_testing.fakes.supervised_service import FakeService
+from outrider_testing.services import make_service
 
 SLOW = Release(master_seconds=45.0, boot_seconds=30.0)
 
@@ -55,3 +58,14 @@ def test_stop_tells_of_each_worker_that_has_ended(service: FakeService) -> None:
     told = progress_of(service, operation)
     assert told[0] == "stopping: workers finish what they hold"
     assert [text.rpartition(", ")[2] for text in told[1:]] == ["3 left", "2 left", "1 left", "0 left"]
+
+
+def test_worker_that_is_ready_after_the_stop_does_not_keep_the_service() -> None:
+    machine = Machine()
+    machine.handle(Started(make_service(workers=1)), 1.0)
+    for message in (MasterBooted(), WorkerSpawned(7, 0)):
+        machine.handle(FromGeneration(1, message), 2.0)
+    machine.handle(StopAsked(0, fast=False), 3.0)
+    assert machine.handle(FromGeneration(1, WorkerReady(7)), 3.1) == []
+    machine.handle(FromGeneration(1, WorkerExited(7, "exited", expected=True, was_ready=True)), 4.0)
+    assert Exit(0) in machine.handle(MasterExited(1, "exited with code 0"), 4.1)
