@@ -22,13 +22,13 @@ from outrider_supervisor.asgi_answers import Refusal, answer, answer_error, foll
 from outrider_supervisor.control_commands import CommandError, decode
 from outrider_supervisor.event_feed import EventFeed
 from outrider_supervisor.page import load_page
-from outrider_supervisor.resources import NAMES, Handler, Resources, header
+from outrider_supervisor.resources import EVENTS, METRICS, NAMES, Handler, Resources, header
 
 API = "/api/"
 METRICS_PATH = "/metrics"
 COMMANDS = frozenset({"reload", "scale", "recycle", "dump"})
 """A command that ends the service, or replaces the supervisor, is the control socket's alone."""
-_API_NAMES = NAMES - {"metrics"}
+_API_NAMES = NAMES - {METRICS}
 _OPEN_PATHS = frozenset({"/", "/livez", "/readyz"})
 _PLAIN = b"text/plain; charset=utf-8"
 _HEADERS = (
@@ -37,6 +37,8 @@ _HEADERS = (
     (b"referrer-policy", b"no-referrer"),
     (b"cross-origin-resource-policy", b"same-origin"),
 )
+_STREAM_HEADERS = _HEADERS[1:]
+"""A stream says by itself that it is not to be stored."""
 
 
 class AdminApp:
@@ -87,14 +89,14 @@ class AdminApp:
         elif path == METRICS_PATH or (path.startswith(API) and name in _API_NAMES):
             if self.token:
                 self._check_token(scope)
-            name = "metrics" if path == METRICS_PATH else name
+            name = METRICS if path == METRICS_PATH else name
             receive = _until(self._token_changed, receive)
-            await self._resources.serve(name, scope, receive, send, _HEADERS_OF.get(name, _HEADERS))
+            await self._resources.serve(name, scope, receive, send, _STREAM_HEADERS if name == EVENTS else _HEADERS)
         elif path.startswith(API) and name in COMMANDS:
             refuse_method(path, scope["method"], "POST")
             self._check_command(scope)
             command = decode(name, await read_body(receive))
-            await follow(send, self._handler.submit(command), _HEADERS[1:])
+            await follow(send, self._handler.submit(command), _STREAM_HEADERS)
         else:
             if self.token:
                 self._check_token(scope)
@@ -139,10 +141,6 @@ class AdminApp:
         if is_of_another or header(scope, b"sec-fetch-site") in ("cross-site", "same-site"):
             raise Refusal(HTTPStatus.FORBIDDEN, "commands are not taken from the pages of others (Origin)")
         self._check_token(scope)
-
-
-_HEADERS_OF = {"events": _HEADERS[1:]}
-"""An event stream says by itself that it is not to be stored."""
 
 
 def _without_port(host: str) -> str:

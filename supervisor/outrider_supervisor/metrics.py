@@ -16,7 +16,7 @@ from outrider_supervisor.generation import WorkerState
 from outrider_supervisor.metric_declaration import Bucketed, Declarations, Metric, Sample, Snapshot, Summed
 from outrider_supervisor.stalls import function_of
 from outrider_supervisor.status import AutoscalerStatus
-from outrider_supervisor.status_report import Usage
+from outrider_supervisor.status_report import Usage, lag_by
 
 STATES = ("starting", "serving", "degraded", "reloading", "stopping")
 _OF_REQUEST = ("http_request_method", "http_response_status_class")
@@ -258,10 +258,8 @@ def _of_usage(read: Callable[[Usage], float | None]) -> Callable[[Snapshot, int]
 
 
 def _lag(snapshot: Snapshot, pid: int) -> float | None:
-    if pid not in snapshot.rows:
-        return None
-    seen = snapshot.usage[pid].lag if pid in snapshot.usage else 0.0
-    return max(snapshot.rows[pid].loop_lag_ns / 1e9, seen)
+    row = snapshot.rows.get(pid)
+    return None if row is None else lag_by(row, snapshot.usage.get(pid, Usage()))
 
 
 METRICS.of_worker("outrider_worker_requests", "counter", "Requests of one worker.", _of_row(lambda row: row.requests))

@@ -62,6 +62,11 @@ class Usage:
     """Seconds by which its event loop is late, as far as that is seen from outside."""
 
 
+def lag_by(row: RowSnapshot, usage: Usage) -> float:
+    """Seconds by which a worker's event loop is late, by its own row or as it was seen from outside."""
+    return max(row.loop_lag_ns / 1e9, usage.lag)
+
+
 @dataclass(frozen=True, slots=True)
 class Facts:
     """What the supervisor knows beside its machine."""
@@ -189,7 +194,7 @@ def _worker(worker: Worker, row: RowSnapshot | None, usage: Usage, facts: Facts,
         "websockets": row.websockets if row else None,
         "requests": row.requests if row else None,
         "errors_5xx": row.errors_5xx if row else None,
-        "loop_lag_ms": round(1000 * max(row.loop_lag_ns / 1e9, usage.lag), 1) if row else None,
+        "loop_lag_ms": round(1000 * lag_by(row, usage), 1) if row else None,
         "busy": usage.busy if row else None,
         "cpu_percent": usage.cpu_percent,
         "memory_bytes": usage.memory_bytes,

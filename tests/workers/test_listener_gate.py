@@ -7,7 +7,17 @@ import pytest
 from outrider.balance import LEAD, LEAD_PART
 from outrider.listener import MOST_AT_ONCE, STEP_ASIDE
 from outrider.scoreboard import Field, WorkerState
-from outrider_testing.server_fakes import MakeScene, eventually
+from outrider_testing.server_fakes import MakeScene, Scene, eventually
+
+
+def step_aside(make_scene: MakeScene, connections: int) -> Scene:
+    """A worker that has taken its lead of so many connections, beside a peer that has none."""
+    scene = make_scene()
+    scene.neighbours.add(connections=0)
+    scene.connect(connections)
+    scene.listener.resume()
+    eventually(scene.loop, lambda: scene.held == LEAD)
+    return scene
 
 
 def test_worker_without_peers_takes_everything(make_scene: MakeScene) -> None:
@@ -28,11 +38,7 @@ def test_worker_takes_a_bounded_number_before_it_does_other_work(make_scene: Mak
 
 
 def test_worker_takes_its_lead_and_steps_aside(make_scene: MakeScene) -> None:
-    scene = make_scene()
-    scene.neighbours.add(connections=0)
-    scene.connect(LEAD + 3)
-    scene.listener.resume()
-    eventually(scene.loop, lambda: scene.held == LEAD)
+    scene = step_aside(make_scene, LEAD + 3)
     assert scene.held == LEAD
 
 
@@ -96,11 +102,7 @@ def test_worker_takes_its_share_when_the_others_have_caught_up(make_scene: MakeS
 
 
 def test_empty_queue_resets_the_batch(make_scene: MakeScene) -> None:
-    scene = make_scene()
-    scene.neighbours.add(connections=0)
-    scene.connect(LEAD + 3)
-    scene.listener.resume()
-    eventually(scene.loop, lambda: scene.held == LEAD)
+    scene = step_aside(make_scene, LEAD + 3)
     scene.loop.advance(STEP_ASIDE)
     scene.loop.advance(STEP_ASIDE)
     assert scene.held == LEAD + 3
@@ -158,11 +160,7 @@ def test_gate_can_be_switched_off(make_scene: MakeScene) -> None:
 
 
 def test_listener_paused_while_aside_stays_away_until_resumed(make_scene: MakeScene) -> None:
-    scene = make_scene()
-    scene.neighbours.add(connections=0)
-    scene.connect(LEAD + 1)
-    scene.listener.resume()
-    eventually(scene.loop, lambda: scene.held == LEAD)
+    scene = step_aside(make_scene, LEAD + 1)
     scene.listener.pause()
     scene.loop.advance(STEP_ASIDE)
     assert scene.held == LEAD
@@ -173,11 +171,7 @@ def test_listener_paused_while_aside_stays_away_until_resumed(make_scene: MakeSc
 
 
 def test_listener_resumed_while_aside_keeps_waiting(make_scene: MakeScene) -> None:
-    scene = make_scene()
-    scene.neighbours.add(connections=0)
-    scene.connect(LEAD + 1)
-    scene.listener.resume()
-    eventually(scene.loop, lambda: scene.held == LEAD)
+    scene = step_aside(make_scene, LEAD + 1)
     scene.listener.pause()
     scene.listener.resume()
     assert scene.held == LEAD
