@@ -8,6 +8,9 @@ from enum import Enum
 from outrider_supervisor.messages import ToMaster
 from outrider_supervisor.service import Service
 
+READ_TIMEOUT = 60.0
+"""Seconds that gunicorn.conf.py may take."""
+
 
 class Level(Enum):
     """How loud a log line is."""
@@ -21,10 +24,15 @@ class Code(Enum):
     """How an operation ended; stable, for scripts."""
 
     DONE = "done"
+    """What was asked for is so."""
     FAILED = "failed"
+    """It was tried, and did not work; a reload was rolled back."""
     REFUSED = "refused"
+    """Nothing was changed: it can't be done."""
     SUPERSEDED = "superseded"
+    """A newer operation of the same kind took its place."""
     STOPPING = "stopping"
+    """The service ends."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,11 @@ METRICS_PATH = "/metrics"
 COMMANDS = frozenset({"reload", "scale", "recycle", "dump"})
 """A command that ends the service, or replaces the supervisor, is the control socket's alone."""
 _API_NAMES = NAMES - {METRICS}
-_OPEN_PATHS = frozenset({"/", "/livez", "/readyz"})
+OPEN_PATHS = {
+    "/livez": "`200` while the supervisor runs.",
+    "/readyz": "`200` if requests should be sent here, else `503`; a line says why not.",
+    "/": "The dashboard.",
+}
 _PLAIN = b"text/plain; charset=utf-8"
 _HEADERS = (
     (b"cache-control", b"no-store"),
@@ -84,7 +88,7 @@ class AdminApp:
         path = scope["path"]
         name = path.removeprefix(API)
         self._check_host(scope)
-        if path in _OPEN_PATHS:
+        if path in OPEN_PATHS:
             await self._serve_open(scope, send)
         elif path == METRICS_PATH or (path.startswith(API) and name in _API_NAMES):
             if self.token:
@@ -100,7 +104,7 @@ class AdminApp:
         else:
             if self.token:
                 self._check_token(scope)
-            known = ", ".join(sorted([*_OPEN_PATHS, METRICS_PATH, *(API + each for each in _API_NAMES | COMMANDS)]))
+            known = ", ".join(sorted([*OPEN_PATHS, METRICS_PATH, *(API + each for each in _API_NAMES | COMMANDS)]))
             raise Refusal(HTTPStatus.NOT_FOUND, f"there is no {path}; there are {known}")
 
     async def _serve_open(self, scope: Scope, send: Send) -> None:

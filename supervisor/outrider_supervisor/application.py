@@ -29,12 +29,13 @@ import outrider.settings as _worker_settings  # noqa: F401  # see above
 import outrider_supervisor.settings as _supervisor_settings  # noqa: F401  # see above
 from outrider.errors import ConfigurationError
 from outrider.gunicorn_settings import require_http2_library
+from outrider.log_journal import marked_as_error
 from outrider.setting_registration import SECTION
 from outrider.settings import ENVIRONMENT_PREFIX, load_settings
 
 DEFAULT_WORKER_CLASS = "outrider.UvicornWorker"
 USAGE = "%(prog)s [OPTIONS] [APP_MODULE]"
-# The supervisor or our worker refuses these, or they do nothing; docs/settings.md has the reasons.
+# The supervisor or our worker refuses these, or they do nothing; docs/reference/settings.md has the reasons.
 HIDDEN = (
     *("daemon", "reuse_port", "check_config", "print_config", "paste", "raw_paste_global_conf"),
     *("control_socket", "control_socket_mode", "control_socket_disable"),
@@ -42,6 +43,19 @@ HIDDEN = (
 )
 _ROLE = re.compile(r":\w+:`([^`<]*)(<[^>]*>)?`")
 _UNKNOWN_OPTION = re.compile(r"unrecognized arguments: (--[\w-]+)")
+OPTIONS_OF_UVICORN = {
+    "--host": "--bind HOST:PORT",
+    "--port": "--bind HOST:PORT",
+    "--uds": "--bind unix:PATH",
+    "--fd": "--bind fd://NUMBER",
+    "--app-dir": "--pythonpath",
+    "--env-file": "--env NAME=value",
+    "--loop": "--asgi-loop",
+    "--proxy-headers": "--forwarded-allow-ips",
+    "--timeout-graceful-shutdown": "--graceful-timeout",
+    "--timeout-keep-alive": "--keep-alive",
+}
+"""What to use for options that people bring from there, where the name does not show it."""
 SIMILARITY = 0.8
 """How alike two names must be for one to be taken for a slip of the pen: a setting's, an option's; difflib's ratio."""
 
@@ -61,9 +75,8 @@ class ConfigurationFailed(Exception):
 
     def exit(self) -> NoReturn:
         """Show it on standard error and end the process with 1, as gunicorn does."""
-        if self.details:
-            print(self.details.rstrip(), file=sys.stderr)  # noqa: T201  # there is no log yet
-        print(f"outrider: {self.reason}", file=sys.stderr, flush=True)  # noqa: T201  # as above
+        text = f"{self.details.rstrip()}\noutrider: {self.reason}".lstrip("\n")
+        print(marked_as_error(text, sys.stderr), file=sys.stderr, flush=True)  # noqa: T201  # there is no log yet
         sys.exit(1)
 
 
@@ -87,7 +100,8 @@ class _Parser(argparse.ArgumentParser):
         shown = [action for action in self._actions if action.help != argparse.SUPPRESS]
         options = [option for action in shown for option in action.option_strings]
         close = difflib.get_close_matches(unknown[1], options, n=1, cutoff=SIMILARITY)
-        return f"; did you mean {close[0]}?" if close else "."
+        meant = OPTIONS_OF_UVICORN.get(unknown[1]) or (close[0] if close else "")
+        return f"; did you mean {meant}?" if meant else "."
 
 
 class OutriderConfig(Config):  # type: ignore[misc]  # gunicorn has no types

@@ -10,18 +10,21 @@ import difflib
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
+import textwrap
 import time
-from collections.abc import Callable, Mapping, Sequence
-from enum import IntEnum
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from typing import Any, NamedTuple, cast
 
 from outrider import __version__
 from outrider.errors import ConfigurationError
 from outrider_supervisor import control_commands as commands
-from outrider_supervisor import start_directory
+from outrider_supervisor import start_directory, web_concurrency
+from outrider_supervisor.cgroup import ControlGroup
 from outrider_supervisor.client import ClientError, ControlClient
+from outrider_supervisor.exits import Exit
 from outrider_supervisor.paths import check_name, find_socket
 from outrider_supervisor.progress import Console
 from outrider_supervisor.service import Service
@@ -29,32 +32,16 @@ from outrider_supervisor.status import STATUS_VERSION, Status
 from outrider_supervisor.status_view import render_status
 from outrider_supervisor.text_format import format_address, plain
 
-
-class Exit(IntEnum):
-    """Exit statuses; docs/supervisor.md lists them."""
-
-    DONE = 0
-    FAILED = 1
-    USAGE = 2
-    UNREACHABLE = 3
-    SUPERSEDED = 4
-    INTERRUPTED = 130
-
-
 DESCRIPTION = """\
 Serve Python web applications, and reload, scale and stop them without losing a
 request.
 """
-EPILOG = """\
+_EXIT_STATUSES = "\n".join(
+    textwrap.fill(status.meaning, 79, initial_indent=f"  {status:<5}", subsequent_indent=" " * 7) for status in Exit
+)
+EPILOG = f"""\
 exit status:
-  0    done
-  1    the operation failed: it was refused or rolled back, or the
-       configuration can't be used
-  2    the command line is wrong
-  3    no supervisor was reached, or it went away or fell silent; `run`: no
-       worker could boot
-  4    a newer operation of the same kind took its place
-  130  Ctrl-C; the operation goes on
+{_EXIT_STATUSES}
 
 `outrider run --help` shows the options of `run` and `check`, `outrider COMMAND
 --help` those of another command.
@@ -80,13 +67,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         path = find_socket(options.name, os.environ, os.getuid())
         client = ControlClient(path)
         if options.command == "status":
-            return _show_status(client, as_json=options.json)
+            return _show_readiness(client) if options.ready else _show_status(client, as_json=options.json)
         if options.command == "top":
             return _show_top(client)
         return _follow(client, options.command, _command_of(options))
     except (ClientError, ConfigurationError) as error:
         _complain(str(error))
-        return Exit.UNREACHABLE
+        return Exit.FAILED if _is_probe(options) else Exit.UNREACHABLE
     except KeyboardInterrupt:
         return Exit.INTERRUPTED
 
@@ -118,26 +105,37 @@ def _parsers() -> tuple[argparse.ArgumentParser, Mapping[str, argparse.ArgumentP
     for command, started in _STARTED.items():
         subparsers.add_parser(command, help=started.help, add_help=False)
 
-    def add(command: str, summary: str) -> argparse.ArgumentParser:
-        description = f"{summary[0].upper()}{summary[1:]}."
+    def add(command: str, summary: str, details: str = "") -> argparse.ArgumentParser:
+        description = f"{summary[0].upper()}{summary[1:]}. {details}".rstrip()
         return subparsers.add_parser(command, parents=[name], help=summary, description=description)
 
     status = add("status", "show generations, workers and the latest events")
-    status.add_argument("--json", action="store_true", help="as JSON; docs/supervisor.md explains it")
-    add("top", "watch all workers live, and act on them (needs outrider[top])")
+    what = status.add_mutually_exclusive_group()
+    what.add_argument(
+        "--ready",
+        action="store_true",
+        help="a line, and exit status 0 if requests should be sent here, else 1: a probe",
+    )
+    what.add_argument("--json", action="store_true", help="as JSON; docs/reference/control-api.md explains it")
+    add("top", "watch all workers live, and act on them", "Needs outrider[top], and a terminal.")
     reload_ = add("reload", "serve the code and configuration of now, if they work")
     reload_.add_argument("--no-canary", dest="canary", action="store_false", help="do not watch a first worker")
-    stop = add("stop", "end the service when its requests are answered")
+    stop = add("stop", "end the service when its requests are answered", "After graceful_timeout it cuts them.")
     stop.add_argument("--fast", action="store_true", help="at once: requests in flight are cut")
-    scale = add("scale", "change the number of workers, until the next stop")
+    scale = add(
+        "scale",
+        "change the number of workers, until the next stop",
+        "It outlasts reloads and upgrades. With max_workers (the autoscaler) only within its limits, and until the "
+        "load asks for another number.",
+    )
     scale.add_argument("workers", type=_positive, metavar="N", help="how many workers there shall be")
-    recycle = add("recycle", "replace workers by new ones")
+    recycle = add("recycle", "replace workers by new ones", "The new one is ready before the old one goes.")
     which = recycle.add_mutually_exclusive_group(required=True)
     which.add_argument("pid", type=_positive, nargs="?", metavar="PID", help="the worker, as `status` shows it")
     which.add_argument("--all", action="store_true", help="every worker, one after the other")
-    dump = add("dump", "show what a worker is doing: stacks, tasks, requests")
+    dump = add("dump", "show what a worker is doing: stacks, tasks, requests", "The worker goes on.")
     dump.add_argument("pid", type=_positive, metavar="PID", help="the worker, as `status` shows it")
-    add("upgrade", "replace the supervisor itself, in place")
+    add("upgrade", "replace the supervisor itself, in place", "By the version that is installed, under the same PID.")
     return parser, subparsers.choices
 
 
@@ -175,6 +173,24 @@ def _command_of(options: argparse.Namespace) -> commands.Command:
 
 
 # -- clients
+
+
+def _is_probe(options: argparse.Namespace) -> bool:
+    """Whether 0 and 1 are the only exit statuses, as Docker's HEALTHCHECK wants it."""
+    return options.command == "status" and bool(options.ready)
+
+
+def _show_readiness(client: ControlClient) -> int:
+    status = client.status()
+    reason = status.get("unreadiness")
+    if reason is None:
+        _complain("the supervisor is too old to say whether it is ready; run `outrider upgrade`")
+        return Exit.FAILED
+    if reason:
+        _complain(f"not ready: {reason}")
+        return Exit.FAILED
+    Console(sys.stdout).say(f"ready: {plain(status['name'])}, {status['capacity']} of {status['target']} workers")
+    return Exit.DONE
 
 
 def _show_status(client: ControlClient, *, as_json: bool) -> int:
@@ -245,8 +261,13 @@ def _conclude(console: Console, name: str, outcome: dict[str, Any]) -> int:
 
 
 def _complain(text: str, prefix: str = "outrider: ") -> None:
+    line = prefix + plain(text)
+    if "JOURNAL_STREAM" in os.environ:  # a service manager has started it
+        from outrider.log_journal import marked_as_error  # noqa: PLC0415  # it needs logging
+
+        line = marked_as_error(line, sys.stderr)
     try:
-        print(prefix + plain(text), file=sys.stderr, flush=True)  # noqa: T201  # a command line tool prints
+        print(line, file=sys.stderr, flush=True)  # noqa: T201  # a command line tool prints
     except OSError:
         return  # nobody is there to read it
 
@@ -257,11 +278,13 @@ def _complain(text: str, prefix: str = "outrider: ") -> None:
 def _start(name: str, argv: Sequence[str]) -> int:
     try:
         start_directory.find(os.environ)  # gunicorn can't even be imported in one that has been removed
+        _prepare_for_gunicorn(dict(os.environ))
     except ConfigurationError as error:
         _complain(str(error))
         return Exit.FAILED
     options = argv[: argv.index("--")] if "--" in argv else argv
     if {"-h", "--help", "-v", "--version"}.intersection(options):
+        _prepare_for_gunicorn(os.environ)
         # Clients do without gunicorn.
         from outrider_supervisor.application import ConfigurationFailed, OutriderApplication  # noqa: PLC0415  # as above
 
@@ -277,6 +300,7 @@ def _start(name: str, argv: Sequence[str]) -> int:
 
 def _is_wrong(argv: Sequence[str]) -> bool:
     """Whether this command line for gunicorn is wrong by itself, whatever the configuration file says."""
+    _prepare_for_gunicorn(os.environ)
     from outrider_supervisor.application import OutriderConfig  # noqa: PLC0415  # as above
 
     config = OutriderConfig()
@@ -291,16 +315,30 @@ def _is_wrong(argv: Sequence[str]) -> bool:
     return False
 
 
+def _prepare_for_gunicorn(environ: MutableMapping[str, str]) -> None:
+    """Let gunicorn be imported with these variables. The supervisor, which never does, keeps them as they were given.
+
+    Raises:
+        ConfigurationError: it could not be.
+    """
+    environ.update(web_concurrency.resolve(environ, ControlGroup()))
+
+
 def _run(argv: Sequence[str]) -> int:
+    # Until the supervisor handles it: process 1 never gets what is neither handled nor blocked (pid_namespaces(7)).
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     try:
         from outrider_supervisor.main import run  # noqa: PLC0415  # as above
 
         return run(argv)
     except KeyboardInterrupt:
         return Exit.INTERRUPTED
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def _check(argv: Sequence[str]) -> int:
+    _prepare_for_gunicorn(os.environ)
     command = [sys.executable, "-P", "-m", "outrider_supervisor.read_config", "--import", *argv]
     try:
         child = subprocess.run(command, stdout=subprocess.PIPE, check=False)  # noqa: S603  # our own module

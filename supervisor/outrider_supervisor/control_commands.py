@@ -1,23 +1,14 @@
-"""The commands that go over the control socket: as data, as a path, and as JSON (version 1 of the interface).
-
-- `POST /v1/reload` `{"canary": bool}`, default true: judge a canary if the configuration has one
-- `POST /v1/stop` `{"fast": bool}`, default false: drain first
-- `POST /v1/scale` `{"workers": int}`
-- `POST /v1/recycle` `{"pid": int}` or `{"all": true}`
-- `POST /v1/dump` `{"pid": int}`
-- `POST /v1/upgrade` `{}`
-"""
+"""The commands that go over the control socket: as data, as a path, and as JSON (version 1 of the interface)."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 PREFIX = "/v1/"
 STATUS = "status"
-"""The one resource that is no command: GET /v1/status."""
 JSON = b"application/json"
 LINES = b"application/x-ndjson"
 """What commands are answered with: one JSON object a line."""
@@ -31,35 +22,36 @@ class CommandError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Reload:
-    """A new generation; without `canary` its first worker is not judged."""
+    """Begin a new generation; with `canary` false its first worker is not judged."""
 
     canary: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class StopService:
-    """The end of the service: drained, or at once with `fast`."""
+    """End the service: when requests are answered, or at once with `fast`."""
 
     fast: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """So many workers, at least one."""
+    """Have so many workers, at least one."""
 
     workers: int
 
 
 @dataclass(frozen=True, slots=True)
 class Recycle:
-    """Replace the worker `pid`, or every one with 0."""
+    """Replace the worker `pid`, or every one, one after the other."""
 
     pid: int
+    """0 for all."""
 
 
 @dataclass(frozen=True, slots=True)
 class Dump:
-    """What the worker `pid` is doing: stacks, tasks, requests."""
+    """Show what the worker `pid` is doing: stacks, tasks, requests."""
 
     pid: int
 
@@ -77,7 +69,8 @@ def encode(command: Command) -> tuple[str, bytes]:
     fields: dict[str, Any] = asdict(command)
     if command == Recycle(0):
         fields = {"all": True}
-    return PREFIX + _NAMES[type(command)], json.dumps(fields).encode()
+    name = next(name for name, form in FORMS.items() if form.kind is type(command))
+    return PREFIX + name, json.dumps(fields).encode()
 
 
 def decode(name: str, body: bytes) -> Command:
@@ -94,7 +87,7 @@ def decode(name: str, body: bytes) -> Command:
         raise CommandError("the body is nested too deeply") from error
     if not isinstance(fields, dict):
         raise CommandError("the body must be a JSON object")
-    command = _READERS[name](fields)
+    command = FORMS[name].read(fields)
     if fields:
         raise CommandError(f"unknown field {next(iter(fields))!r} for {name}")
     return command
@@ -123,20 +116,20 @@ def _read_recycle(fields: dict[str, Any]) -> Recycle:
     return Recycle(0) if _flag(fields, "all", default=False) else Recycle(_number(fields, "pid"))
 
 
-_READERS: dict[str, Callable[[dict[str, Any]], Command]] = {
-    "reload": lambda fields: Reload(_flag(fields, "canary", default=True)),
-    "stop": lambda fields: StopService(_flag(fields, "fast", default=False)),
-    "scale": lambda fields: Scale(_number(fields, "workers")),
-    "recycle": _read_recycle,
-    "dump": lambda fields: Dump(_number(fields, "pid")),
-    "upgrade": lambda _fields: Upgrade(),
+class Form(NamedTuple):
+    """A command as JSON: which one it is, how the fields of its body are read, and bodies as examples for the docs."""
+
+    kind: type[Command]
+    read: Callable[[dict[str, Any]], Command]
+    examples: tuple[str, ...]
+
+
+FORMS: dict[str, Form] = {
+    "reload": Form(Reload, lambda fields: Reload(_flag(fields, "canary", default=True)), ('{"canary": true}',)),
+    "stop": Form(StopService, lambda fields: StopService(_flag(fields, "fast", default=False)), ('{"fast": false}',)),
+    "scale": Form(Scale, lambda fields: Scale(_number(fields, "workers")), ('{"workers": 4}',)),
+    "recycle": Form(Recycle, _read_recycle, ('{"pid": 4711}', '{"all": true}')),
+    "dump": Form(Dump, lambda fields: Dump(_number(fields, "pid")), ('{"pid": 4711}',)),
+    "upgrade": Form(Upgrade, lambda _fields: Upgrade(), ()),
 }
-NAMES = frozenset(_READERS)
-_NAMES: dict[type[Command], str] = {
-    Reload: "reload",
-    StopService: "stop",
-    Scale: "scale",
-    Recycle: "recycle",
-    Dump: "dump",
-    Upgrade: "upgrade",
-}
+NAMES = frozenset(FORMS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator
 
 from outrider_supervisor.actions import Level
 from outrider_supervisor.counting import count
@@ -18,6 +19,8 @@ class Health:
 
     def __init__(self, outbox: Outbox) -> None:
         self.is_degraded = False
+        self.faults: tuple[str, ...] = ()
+        """What is wrong, other than that workers are missing."""
         self._outbox = outbox
         self._crashes: deque[float] = deque()
 
@@ -33,16 +36,19 @@ class Health:
         """Look at the generation that serves, while nothing is changed on purpose."""
         while self._crashes and now - self._crashes[0] > INTENSITY_WINDOW:
             self._crashes.popleft()
-        reasons = [f"serving with {current.ready} of {count(target, 'worker')}"]
-        if len(self._crashes) > current.service.restart_intensity:
-            reasons.append(f"{len(self._crashes)} crashes within {INTENSITY_WINDOW:g} s")
-        if not current.has_master:
-            reasons.append("their master is gone")
-        is_degraded = len(reasons) > 1 or current.ready < target
+        self.faults = tuple(self._find_faults(current))
+        is_degraded = bool(self.faults) or current.ready < target
         if is_degraded == self.is_degraded:
             return
         self.is_degraded = is_degraded
+        serving = f"serving with {current.ready} of {count(target, 'worker')}"
         if is_degraded:
-            self._outbox.log(Level.WARNING, f"degraded: {', '.join(reasons)}")
+            self._outbox.log(Level.WARNING, f"degraded: {', '.join((serving, *self.faults))}")
         else:
-            self._outbox.log(Level.INFO, f"recovered: {reasons[0]}")
+            self._outbox.log(Level.INFO, f"recovered: {serving}")
+
+    def _find_faults(self, current: Generation) -> Iterator[str]:
+        if len(self._crashes) > current.service.restart_intensity:
+            yield f"{len(self._crashes)} crashes within {INTENSITY_WINDOW:g} s"
+        if not current.has_master:
+            yield "their master is gone"

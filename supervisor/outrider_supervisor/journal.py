@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any
 
 from outrider.log_errors import quiet_handler_errors
+from outrider.log_journal import JournalFormatter, goes_to_journal
 from outrider.log_json import JSONFormatter
 from outrider.log_writer import EXIT_PATIENCE, LogWriter
 from outrider_supervisor.actions import Level
@@ -35,7 +36,7 @@ class Journal:
         self.logger.propagate = False
         self.logger.setLevel(logging.INFO)
         self._path = "-"
-        self._format = "text"
+        self._format = "auto"
         self._writer = LogWriter((self.logger,), self.logger, gather=0.0)
         self.events: deque[EventStatus] = deque(maxlen=KEPT_EVENTS)
         self.recorded = 0
@@ -57,7 +58,7 @@ class Journal:
         """The process is about to end with this status, even if its log is stuck."""
         self._writer.expect_exit(status)
 
-    def configure(self, errorlog: str, loglevel: str, log_format: str = "text") -> None:
+    def configure(self, errorlog: str, loglevel: str, log_format: str = "auto") -> None:
         """Log where, as loud and in the format that the workers do.
 
         Where the file cannot be written, go on as before and say so.
@@ -65,7 +66,7 @@ class Journal:
         level = logging.getLevelNamesMapping().get(loglevel.upper(), logging.INFO)
         self.logger.setLevel(level)
         self._format = log_format
-        self._handler.setFormatter(self._make_formatter())
+        self._handler.setFormatter(self._make_formatter(self._handler))
         if errorlog == self._path:
             return
         try:
@@ -131,7 +132,7 @@ class Journal:
         self._drop(self._handler)
 
     def _use(self, handler: logging.Handler) -> None:
-        handler.setFormatter(self._make_formatter())
+        handler.setFormatter(self._make_formatter(handler))
         before, self._handler = self._handler, handler
         self.logger.addHandler(handler)
         quiet_handler_errors((self.logger,))
@@ -139,9 +140,12 @@ class Journal:
             self._writer.attach()
         self._drop(before)
 
-    def _make_formatter(self) -> logging.Formatter:
+    def _make_formatter(self, handler: logging.Handler) -> logging.Formatter:
+        for_journal = goes_to_journal(getattr(handler, "stream", None))
         if self._format == "json":
-            return JSONFormatter()
+            return JSONFormatter(for_journal=for_journal)
+        if for_journal and self._format == "auto":
+            return JournalFormatter()
         return logging.Formatter("[%(asctime)s] [%(process)d] [%(levelname)s] %(message)s", "%Y-%m-%d %H:%M:%S %z")
 
     def _drop(self, handler: logging.Handler) -> None:

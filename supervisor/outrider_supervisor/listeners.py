@@ -29,7 +29,9 @@ START_PATIENCE = 5.0
 """Seconds for which the first start waits for an address that is in use: its last owner may just be going."""
 RETRY = 0.25
 _DEFAULT_BIND: Address = ("127.0.0.1", 8000)
+_ALL_HOSTS = {"", "0.0.0.0", "::"}  # noqa: S104
 _STORE_PREFIX = "outrider."
+_LONGEST_STORE_NAME = 255
 
 
 class Listeners:
@@ -172,12 +174,25 @@ class Listeners:
             try:
                 return binding.bind(address, service)
             except binding.InUseError as error:
+                self._refuse_if_ours(address)
                 if asyncio.get_running_loop().time() >= deadline:
                     raise
                 if not has_told:
                     self._note(f"{error}; waiting for it to be free")
                     has_told = True
             await self._pause(RETRY)
+
+    def _refuse_if_ours(self, address: Address) -> None:
+        """Say so where what is in the way is a listener of this service: on all hosts for one, or the reverse."""
+        for listener in self._open.values():
+            bound = listener.sock.getsockname()
+            if not isinstance(address, tuple) or not isinstance(bound, tuple) or bound[1] != address[1]:
+                continue
+            if {bound[0], address[0]} & _ALL_HOSTS:
+                raise ConfigurationError(
+                    f"bind: {describe(address)} can't be opened while this service has {describe(bound)}: "
+                    "restart it with this bind, or choose another port"
+                )
 
     # -- closing
 
@@ -220,12 +235,13 @@ class Listeners:
         return count_waiting(listener.sock for listener in self._open.values())
 
     def stored(self) -> dict[str, socket.socket]:
-        """The listeners that a service manager may keep for the next start (`Notifier.store`), by their name there."""
-        return {
-            _store_name(address): listener.sock
-            for address, listener in self._open.items()
-            if not isinstance(address, int)
-        }
+        """The listeners that a service manager may keep for the next start (`Notifier.store`), by their name there.
+
+        Not among them are those that it has handed over itself, and one whose name it would not take.
+        """
+        ours = {address: each.sock for address, each in self._open.items() if not isinstance(address, int)}
+        named = {_store_name(address): sock for address, sock in ours.items()}
+        return {name: sock for name, sock in named.items() if len(name) <= _LONGEST_STORE_NAME}
 
     # -- over an execve
 
@@ -278,7 +294,7 @@ def _absolute(address: Address, directory: str) -> Address:
 
 
 def _store_name(address: Address) -> str:
-    # FDNAME takes at most 255 printable ASCII characters, and no colon.
+    # FDNAME takes printable ASCII characters, and no colon.
     text = json.dumps(address, ensure_ascii=False).encode("utf-8", "surrogateescape")
     return _STORE_PREFIX + base64.urlsafe_b64encode(text).decode().rstrip("=")
 

@@ -5,14 +5,16 @@ What is wanted is in the `agenda`, who serves and who shall in the `succession`;
 
 from __future__ import annotations
 
+import math
 from functools import singledispatchmethod
 
 from outrider_supervisor import actions, events
-from outrider_supervisor.actions import Action, Code, Level, Readiness
+from outrider_supervisor.actions import READ_TIMEOUT, Action, Code, Level, Readiness
 from outrider_supervisor.agenda import Agenda
 from outrider_supervisor.autoscaling import Autoscaling, refuse_scale
 from outrider_supervisor.counting import count
 from outrider_supervisor.events import Event
+from outrider_supervisor.exits import Exit
 from outrider_supervisor.fleet import OVERTIME, Fleet, Outbox
 from outrider_supervisor.generation import Generation
 from outrider_supervisor.health import Health
@@ -21,9 +23,6 @@ from outrider_supervisor.intents import Intent, Recycle, Reload, Scale, Upgrade
 from outrider_supervisor.replacements import Replacements
 from outrider_supervisor.rollout import Rollout
 from outrider_supervisor.succession import Succession
-
-BOOT_FAILED = 3
-"""Exit status where the first generation does not come up: gunicorn's WORKER_BOOT_ERROR."""
 
 
 class Machine:
@@ -39,7 +38,10 @@ class Machine:
         self._hearing = Hearing(self._outbox, self.fleet, self.agenda, self.succession, self._health, self.replacements)
         self.autoscaling = Autoscaling(self._outbox, self.agenda, self.succession)
         self._now = 0.0
-        self._exit_status = 0
+        self._reload_since = 0.0
+        self._drain_at = math.inf
+        self._stop_by = math.inf
+        self._exit_status: int = Exit.DONE
         self._is_over = False
 
     def handle(self, event: Event, now: float) -> list[Action]:
@@ -96,6 +98,36 @@ class Machine:
         """Whether the service ends."""
         return self.agenda.is_stopping
 
+    @property
+    def is_degraded(self) -> bool:
+        """Whether too few workers serve, or something else is wrong, and nobody changes it on purpose."""
+        return self._health.is_degraded
+
+    @property
+    def faults(self) -> tuple[str, ...]:
+        """What else is wrong, in words."""
+        return self._health.faults
+
+    @property
+    def deadline(self) -> float | None:
+        """When the start, reload or stop that is under way has got stuck; None while there is none.
+
+        It moves with each step that is taken. A reload that waits for something else has the deadline of that.
+        """
+        if self.is_stopping:
+            return min(self._stop_by, self._drain_at + OVERTIME)
+        operation = self.operation
+        if isinstance(operation, Reload) and self.rollout is None:
+            return self._reload_since + READ_TIMEOUT + OVERTIME
+        if isinstance(operation, Scale | Recycle) and any(isinstance(each, Reload) for each in self.waiting):
+            return operation.deadline
+        return self.succession.deadline
+
+    @property
+    def serves_on_until(self) -> float | None:
+        """When a service that was told to stop begins to; None without a delay, and after it."""
+        return self._drain_at if math.isfinite(self._drain_at) else None
+
     # -- what users and the service manager want
 
     @singledispatchmethod
@@ -151,19 +183,32 @@ class Machine:
         self.agenda.add(operation, has_started=self.current is not None)
 
     def _stop(self, operation: int, *, fast: bool) -> None:
+        delay = 0.0
         if self.is_stopping:
             self._outbox.log(Level.INFO, "stopping at once: requests in flight are cut", operation)
         else:
-            how = "stopping at once" if fast else "stopping: workers finish what they hold"
+            delay = self.current.service.stop_delay if self.current is not None and not fast else 0.0
+            first = f"no longer ready, serving on for {delay:g} s; then " if delay else ""
+            how = "stopping at once" if fast else f"stopping: {first}workers finish what they hold"
             self._outbox.log(Level.INFO, how, operation)
             self.agenda.stop()
             self.succession.give_up_rollout()
             self._outbox.act(actions.Notify(Readiness.STOPPING))
-            self._outbox.act(actions.KeepListeners(None))
             if self.current is not None:  # else it is the only one, and may be about to say why it fails
                 self.fleet.kill_unbooted()
+        if delay and self.current is not None:
+            self._drain_at = self._now + delay
+            self._outbox.act(actions.KeepListeners(self.current.service))  # what a reload has opened, nobody may serve
+        else:
+            self._end_generations(fast=fast)
+
+    def _end_generations(self, *, fast: bool) -> None:
+        self._drain_at = math.inf
+        self._outbox.act(actions.KeepListeners(None))
         for generation in list(self.fleet.generations.values()):
             self.fleet.stop(generation, self._now, fast=fast)
+        kills = [each.kill_at for each in self.fleet.generations.values() if each.kill_at is not None]
+        self._stop_by = min(self._stop_by, max(kills, default=self._now) + OVERTIME)
 
     # -- what the loop has done
 
@@ -181,7 +226,7 @@ class Machine:
             self._outbox.log(Level.ERROR, f"reload refused: {event.reason}")
             self.agenda.end(Code.REFUSED, f"nothing was changed: {event.reason}", details=event.details)
             self._outbox.act(actions.Notify(Readiness.READY))
-            self.succession.postpone_recovery(self._now)
+            self.succession.note_refused(event.reason, self._now)
 
     @_take.register
     def _fail_upgrade(self, event: events.UpgradeFailed) -> None:
@@ -192,6 +237,8 @@ class Machine:
 
     @_take.register
     def _observe(self, event: events.Observed) -> None:
+        if self._now >= self._drain_at:
+            self._end_generations(fast=False)
         if not self.is_stopping:
             self.succession.observe(event.samples, self._now)
         self.fleet.kill_overdue(self._now)
@@ -228,7 +275,7 @@ class Machine:
 
     def _advance(self) -> None:
         if self.succession.has_given_up and not self.is_stopping:
-            self._exit_status = BOOT_FAILED
+            self._exit_status = Exit.BOOT_FAILED
             self._stop(0, fast=True)
         if self.is_stopping:
             if not self.fleet.generations:
@@ -265,6 +312,7 @@ class Machine:
     def _begin(self, operation: Intent, current: Generation) -> None:
         match operation:
             case Reload():
+                self._reload_since = self._now
                 self._outbox.act(actions.Notify(Readiness.RELOADING))
                 self._outbox.act(actions.ReadConfiguration())
             case Scale():

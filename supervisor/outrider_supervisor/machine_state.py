@@ -13,12 +13,14 @@ from outrider_supervisor.generation import Generation, GenerationState, Worker, 
 from outrider_supervisor.intents import Intent, Recycle, Reload, Scale, Upgrade
 from outrider_supervisor.machine import Machine
 from outrider_supervisor.service import Service
+from outrider_supervisor.succession import FailedReload
 
 _INTENTS: dict[str, type[Intent]] = {"reload": Reload, "scale": Scale, "recycle": Recycle, "upgrade": Upgrade}
 
 
 def save_machine(machine: Machine) -> dict[str, Any]:
     """What `load_machine` reads. The machine is idle but for the upgrade itself."""
+    failed = machine.succession.failed_reload
     return {
         "generations": [_save_generation(each) for each in machine.fleet.generations.values()],
         "current": machine.current.number if machine.current is not None else None,
@@ -28,6 +30,7 @@ def save_machine(machine: Machine) -> dict[str, Any]:
         "waiting": [_save_intent(each) for each in machine.waiting if not each.id],
         "replacing": sorted(machine.replacements.pids),
         "autoscaling": machine.autoscaling.to_state(),
+        "failed_reload": dataclasses.asdict(failed) if failed is not None else None,
     }
 
 
@@ -47,6 +50,8 @@ def load_machine(saved: dict[str, Any]) -> Machine:
     machine.succession.scaled_to = saved["scaled_to"]
     machine.replacements.pids = set(saved["replacing"])
     machine.autoscaling.take_state(saved["autoscaling"])
+    failed = saved.get("failed_reload")  # a supervisor that was started earlier may know nothing of it
+    machine.succession.failed_reload = FailedReload(**failed) if failed else None
     for each in saved["waiting"]:
         machine.agenda.add(_INTENTS[each.pop("kind")](**each), has_started=True)
     return machine

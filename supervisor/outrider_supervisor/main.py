@@ -13,13 +13,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from outrider.errors import ConfigurationError
+from outrider.log_journal import marked_as_error
 from outrider_supervisor import start_directory, upgrade
+from outrider_supervisor.exits import Exit
 from outrider_supervisor.journal import Journal
 from outrider_supervisor.supervisor import Supervisor
 
-CONFIGURATION_FAILED = 1
 CHECK_FAILED = 1
-INTERRUPTED = 130
 
 
 def run(argv: Sequence[str]) -> int:
@@ -27,10 +27,10 @@ def run(argv: Sequence[str]) -> int:
     try:
         return asyncio.run(_supervise(argv, None))
     except ConfigurationError as error:
-        print(f"outrider: {error}", file=sys.stderr)  # noqa: T201  # before there is a log, or beside it
-        return CONFIGURATION_FAILED
+        print(marked_as_error(f"outrider: {error}", sys.stderr), file=sys.stderr)  # noqa: T201  # before there is a log, or beside it
+        return Exit.FAILED
     except KeyboardInterrupt:  # before the supervisor had its handlers; nothing is there that would have to end
-        return INTERRUPTED
+        return Exit.INTERRUPTED
 
 
 async def _supervise(argv: Sequence[str], state: dict[str, Any] | None) -> int:

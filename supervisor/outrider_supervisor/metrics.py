@@ -7,13 +7,13 @@ shared memory and outlives the worker that counted it, so no counter of the pool
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import accumulate
 
 from outrider.scoreboard import RowSnapshot
 from outrider_supervisor.autoscaler import Veto
 from outrider_supervisor.generation import WorkerState
-from outrider_supervisor.metric_declaration import Bucketed, Declarations, Metric, Sample, Snapshot, Summed
+from outrider_supervisor.metric_declaration import Bucketed, Declarations, Sample, Snapshot, Summed
 from outrider_supervisor.stalls import function_of
 from outrider_supervisor.status import AutoscalerStatus
 from outrider_supervisor.status_report import Usage, lag_by
@@ -299,12 +299,3 @@ METRICS.of_worker(
     "Memory that it holds, with its part of what it shares (PSS).",
     _of_usage(lambda usage: usage.memory_bytes if usage.memory_kind == "pss" else None),
 )
-
-
-def render_table(metrics: Collection[Metric] = METRICS) -> str:
-    """The metrics as a Markdown table, for docs/metrics.md."""
-    lines = ["| Metric | Type | Labels | |", "|---|---|---|---|"]
-    for metric in metrics:
-        labels = ", ".join(f"`{label}`" for label in metric.labels)
-        lines.append(f"| `{metric.shown_name}` | {metric.kind} | {labels} | {metric.help} |")
-    return "\n".join(lines) + "\n"

@@ -7,14 +7,15 @@ An instance puts it into the first of these that applies, as `<name>.sock`, and 
 3. `/run/outrider` for root, `/tmp/outrider-<uid>` for anybody else, whose clients look into `/run/outrider` last.
 
 So an instance that a service manager runs is found from a shell if its directory is `/run/outrider`
-(`RuntimeDirectory=outrider`). Nobody searches the directories of other users.
+(`RuntimeDirectory=outrider`), or one below it (`RuntimeDirectory=outrider/shop`), which several can have, each as a
+user of its own. Nobody but root searches the directories of other users.
 """
 
 from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,22 +31,29 @@ _OPEN_TO_OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
 @dataclass(frozen=True, slots=True)
 class Directory:
-    """A directory for control sockets. One that is `managed` has the mode that the service manager gave it."""
+    """A directory for control sockets.
+
+    One that is `managed` has the mode that the service manager gave it, and may be root's symbolic link: systemd makes
+    such for `DynamicUser=`.
+    """
 
     path: Path
     managed: bool = False
 
     def open(self, uid: int) -> int:
-        """Make the directory (mode 0700) where it is missing, check it, and return a descriptor of it.
+        """Make the directory where it is missing, check it, and return a descriptor of it.
+
+        It is made for its user alone (mode 0700); others may pass through the system's, to directories of their own.
 
         Raises:
             ConfigurationError: it cannot be made, is a symbolic link, is not this user's, or is open to others:
-                to any access, or if it is managed, to writing.
+                to any access, or if it is managed or the system's, to writing.
         """
+        follow = 0 if self.managed and _is_roots_link(self.path) else os.O_NOFOLLOW
         try:
             if not self.managed:
                 self._make()
-            descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | follow)
         except OSError as error:
             what = "it is no directory, or a symbolic link" if self.path.is_symlink() else error.strerror
             raise ConfigurationError(
@@ -53,7 +61,7 @@ class Directory:
                 "set RUNTIME_DIRECTORY to one that this user alone can write to"
             ) from error
         found = os.fstat(descriptor)
-        forbidden = _OPEN_TO_WRITERS if self.managed else _OPEN_TO_OTHERS
+        forbidden = _OPEN_TO_WRITERS if self.managed or self._is_systems else _OPEN_TO_OTHERS
         if found.st_uid != uid:
             problem = f"belongs to uid {found.st_uid}, not to uid {uid}"
         elif found.st_mode & forbidden:
@@ -66,9 +74,13 @@ class Directory:
     def _make(self) -> None:
         try:
             # The umask can only take rights away.
-            self.path.mkdir(mode=0o700)
+            self.path.mkdir(mode=0o755 if self._is_systems else 0o700)
         except FileExistsError:
             return
+
+    @property
+    def _is_systems(self) -> bool:
+        return self.path == Path(_SYSTEM_DIRECTORY)
 
 
 def check_name(name: str) -> str:
@@ -126,29 +138,76 @@ def find_socket(name: str | None, environ: Mapping[str, str], uid: int) -> Path:
     that of the only instance that lives.
 
     Raises:
-        ConfigurationError: the name is not allowed, or none was given and there is not exactly one instance.
+        ConfigurationError: the name is not allowed, or none was given and there is not exactly one instance; or what
+            there is belongs to somebody else.
     """
     places = directories(environ, uid)
     trusted = [each.path for each in places if uid == 0 or _belongs_to(each.path, uid, 0)]
+    instances = _instance_directories()
+    ours = [path for path in instances if uid == 0 or _belongs_to(path, uid, 0)]
+    trusted += ours
+    others = [path.name for path in instances if path not in ours]
     if name is not None:
         paths = [socket_in(each, name) for each in places]
-        there = [path for path in paths if path.parent in trusted and identify(path)]
+        found = [path for each in trusted if identify(path := each / f"{name}{SUFFIX}")]
+        there = [path for path in found if not _is_anothers_name(path, instances)]
+        if not there and name in others:
+            raise ConfigurationError(
+                f"the supervisor named {name} ({_SYSTEM_DIRECTORY}/{name}) is another user's: run this as that user, "
+                "or as root"
+            )
         return next(filter(_lives, there), next(iter(there), paths[0]))
     living = {
         path.name: path
         for directory in reversed(trusted)
         for path in sorted(directory.glob(f"*{SUFFIX}"))
-        if identify(path) and _lives(path)
+        if identify(path) and not _is_anothers_name(path, instances) and _lives(path)
     }
     if len(living) == 1:
         return living.popitem()[1]
     if living:
         names = ", ".join(sorted(each.removesuffix(SUFFIX) for each in living))
         raise ConfigurationError(f"several supervisors run here: choose one with --name ({names})")
+    if others:
+        raise ConfigurationError(
+            f"what runs here is other users' ({', '.join(others)} in {_SYSTEM_DIRECTORY}): run this as root"
+        )
     looked = ", ".join(str(each.path) for each in places)
     raise ConfigurationError(
         f"no supervisor runs here (no living control socket in {looked}); start one with `outrider run`"
     )
+
+
+def _instance_directories() -> list[Path]:
+    """The directories of single instances below the system's, which nobody but root may make."""
+    system = Path(_SYSTEM_DIRECTORY)
+    try:
+        found = sorted(system.iterdir()) if _is_roots_alone(system) else []
+        return [path for path in found if path.suffix != SUFFIX]
+    except OSError:
+        return []
+
+
+def _is_anothers_name(path: Path, instances: Collection[Path]) -> bool:
+    """Whether a socket is called as an instance that has another directory to itself: whose it is may put in anything."""
+    home = Path(_SYSTEM_DIRECTORY, path.stem)
+    return path.parent in instances and path.parent != home and home in instances
+
+
+def _is_roots_alone(path: Path) -> bool:
+    try:
+        found = os.lstat(path)
+    except OSError:
+        return False
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == 0 and not found.st_mode & _OPEN_TO_WRITERS
+
+
+def _is_roots_link(path: Path) -> bool:
+    try:
+        found = os.lstat(path)
+    except OSError:
+        return False
+    return stat.S_ISLNK(found.st_mode) and found.st_uid == 0
 
 
 def _lives(path: Path) -> bool:

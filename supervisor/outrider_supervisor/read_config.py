@@ -36,13 +36,13 @@ from outrider_supervisor.settings import SupervisorSettings, refuse_variables
 
 IMPORT = "--import"
 
-_REFUSED = {
+REFUSED = {
     "daemon": "Outrider runs in the foreground; use systemd or another process manager",
     "reuse_port": "the supervisor owns one listener per address; per-worker ones lose what is queued when one closes",
     "check_config": "use `outrider check`",
     "print_config": "use `gunicorn --print-config`",
 }
-_WITHOUT_EFFECT = {
+WITHOUT_EFFECT = {
     "control_socket": "gunicorn's control socket is not opened; use the `outrider` command",
     "pre_exec": "the supervisor starts masters, and `outrider upgrade` takes the place of USR2",
 }
@@ -115,6 +115,8 @@ def describe(application: OutriderApplication) -> Service:
         gid=cfg.gid,
         workers=own.starting_workers(cfg.workers),
         graceful_timeout=cfg.graceful_timeout,
+        timeout=cfg.timeout,
+        stop_delay=own.stop_delay,
         boot_timeout=own.boot_timeout,
         canary=own.canary,
         canary_seconds=own.canary_seconds,
@@ -184,7 +186,7 @@ def explain(error: BaseException, doing: str) -> ServiceRefused:
 
 
 def _refuse(cfg: Any) -> None:
-    for name, reason in _REFUSED.items():
+    for name, reason in REFUSED.items():
         if getattr(cfg, name):
             raise ConfigurationError(f"{name} is {getattr(cfg, name)!r}, but must be False: {reason}")
     if cfg.workers < 1:
@@ -252,7 +254,7 @@ def _notes(application: OutriderApplication, worker_class: Any, *, reports_state
         notes.append(
             f"worker class {worker_class.__name__} reports no state: its workers count as ready when they have booted"
         )
-    for name, reason in _WITHOUT_EFFECT.items():
+    for name, reason in WITHOUT_EFFECT.items():
         setting = cfg.settings[name]
         if setting.get() != setting.default:
             notes.append(f"{name} has no effect: {reason}")

@@ -18,7 +18,14 @@ from outrider_supervisor.operations import Operation
 HISTORY = "history"
 EVENTS = "events"
 METRICS = "metrics"
-NAMES = frozenset({STATUS, HISTORY, EVENTS, METRICS})
+RESOURCES = {
+    STATUS: "All that `outrider status` shows, and more, as JSON.",
+    HISTORY: "The last ten minutes as JSON, a point for every two seconds.",
+    EVENTS: "The supervisor's log as it goes on, and the status once a second, as `text/event-stream`.",
+    METRICS: "For Prometheus: OpenMetrics to who accepts it, else the text format 0.0.4.",
+}
+"""What each shows, for the docs."""
+NAMES = frozenset(RESOURCES)
 _EVENT_ID = re.compile("[0-9]{1,18}")
 
 

@@ -108,7 +108,15 @@ class Rollout:
 
     def is_overdue(self, now: float) -> bool:
         """Whether a step that should have happened did not."""
-        return now - self.stepped_at > self.new.service.boot_timeout + GRACE
+        return now > self.deadline
+
+    @property
+    def deadline(self) -> float:
+        """When the next step, or the verdict on the canary, is overdue."""
+        service = self.new.service
+        in_canary = self.new.state is GenerationState.CANARY
+        patience = canary.QUIET_FACTOR * service.canary_seconds if in_canary else service.boot_timeout
+        return self.stepped_at + patience + GRACE
 
     def fail(self, reason: str, now: float, blamed: int = 0) -> None:
         """The new generation may not go on; its workers go as the old ones come back."""

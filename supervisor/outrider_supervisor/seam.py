@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from outrider.errors import ConfigurationError
 from outrider.scoreboard import Scoreboard
-from outrider_supervisor import actions, start_directory
-from outrider_supervisor.actions import Action, Code, Level, Readiness
+from outrider_supervisor import actions, start_directory, web_concurrency
+from outrider_supervisor.actions import READ_TIMEOUT, Action, Code, Level, Readiness
 from outrider_supervisor.cgroup import ControlGroup
 from outrider_supervisor.events import ConfigurationRead, ConfigurationRefused, Event, MasterExited, WorkerGone
 from outrider_supervisor.exits import split_complaint
@@ -36,8 +36,6 @@ if TYPE_CHECKING:
     from outrider_supervisor.listeners import Listeners
     from outrider_supervisor.notify import Notifier
 
-READ_TIMEOUT = 60.0
-"""Seconds that gunicorn.conf.py may take."""
 KEPT_MASTER_PIDS = 32
 """Masters whose process id is known, for their last words; those that live are known in any case."""
 
@@ -58,6 +56,7 @@ class Seam:
         self.loop = asyncio.get_running_loop()
         self.argv = argv
         self.environ = environ
+        self._children_environ: dict[str, str] = {}
         self.journal = journal
         self.listeners = listeners
         self.notifier = notifier
@@ -68,6 +67,7 @@ class Seam:
         self.masters: dict[int, Master] = {}
         self.master_pids: dict[int, int] = {}
         self._stored: set[str] = set()
+        self._is_store_late = False
         self.operations: dict[int, Operation] = {}
         self.ended: asyncio.Future[int] = self.loop.create_future()
         self.upgrade: Callable[[], Coroutine[Any, Any, None]]
@@ -88,7 +88,15 @@ class Seam:
         self.telemetry = Telemetry(board, self.sampler)
         self.load_meter = LoadMeter(self.sampler, ControlGroup())
         self.reports = reports
-        self.starter = MasterStarter(self.argv, self.environ, scoreboard, reports.write_end, self.children)
+        self.starter = MasterStarter(self.argv, self._children_environ, scoreboard, reports.write_end, self.children)
+
+    def count_cores(self) -> None:
+        """Have masters, and the reader of the configuration, know what WEB_CONCURRENCY=auto means now.
+
+        Raises:
+            ConfigurationError: the variable is neither `auto` nor a number.
+        """
+        self._children_environ |= self.environ | web_concurrency.resolve(self.environ, ControlGroup())
 
     async def read_service(self) -> Service:
         """Read the configuration in a child, since gunicorn.conf.py is the user's code.
@@ -97,9 +105,10 @@ class Seam:
             ConfigurationError: it cannot be used; a `ServiceRefused` where the child says why.
         """
         start_directory.check(self.environ)
+        self.count_cores()
         command = [sys.executable, "-P", "-m", "outrider_supervisor.read_config", *self.argv]
         try:
-            child = await self.children.run(command, self.environ, READ_TIMEOUT)
+            child = await self.children.run(command, self._children_environ, READ_TIMEOUT)
         except OSError as error:
             raise ConfigurationError(
                 f"the configuration can't be read: {sys.executable} can't be started ({error.strerror}); "
@@ -137,17 +146,25 @@ class Seam:
         self._store_listeners()
 
     def take_listeners(self, listeners: Listeners) -> None:
-        """Take over those of another supervisor, which the service manager keeps already."""
+        """Take those of an earlier supervisor, which the service manager keeps already."""
         self.listeners = listeners
         self._stored = set(listeners.stored())
 
+    def catch_up(self) -> None:
+        """Tell the service manager what there was no room for."""
+        self.notifier.flush()
+        if self._is_store_late:
+            self._store_listeners()
+
     def _store_listeners(self) -> None:
         stored = self.listeners.stored()
-        for name in stored.keys() - self._stored:
-            self.notifier.store(name, stored[name].fileno())
         for name in self._stored - stored.keys():
             self.notifier.forget(name)
-        self._stored = set(stored)
+        self._stored &= stored.keys()
+        for name in stored.keys() - self._stored:
+            if self.notifier.store(name, stored[name].fileno()):
+                self._stored.add(name)
+        self._is_store_late = self._stored != stored.keys()
 
     def adopt_master(self, master: Master) -> None:
         """Look after a master."""
@@ -244,9 +261,9 @@ class Seam:
 
     @do.register
     def _keep_listeners(self, action: actions.KeepListeners) -> None:
+        if self._reading is not None:
+            self._reading.cancel()  # it would open others; one that is to be used is over
         if action.service is None:
-            if self._reading is not None:
-                self._reading.cancel()  # it would open them again
             self.listeners.close_all()
             self._store_listeners()
             return

@@ -46,8 +46,11 @@ class Service:
     errorlog: str
     """Path of gunicorn's error log, or "-" for stderr."""
     loglevel: str
-    log_format: str = "text"
-    """Outrider's setting, "text" or "json"."""
+    log_format: str = "auto"
+    """Outrider's setting: "auto", "text" or "json"."""
+    timeout: float = 30.0
+    """Seconds without a heartbeat after which the master kills a worker."""
+    stop_delay: float = 0.0
     min_workers: int = 1
     max_workers: int = 0
     """0: the number of workers is not scaled."""

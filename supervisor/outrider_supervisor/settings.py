@@ -151,6 +151,14 @@ class SupervisorSettings:
         "or 2G; it is read every 10 s, and counts when three readings in a row are above. 0 switches it off: what is "
         "right depends on the application.",
     )
+    stop_delay: float = declare(
+        0.0,
+        check.seconds,
+        Flag("--stop-delay", "SECONDS"),
+        "How long a service that is told to stop serves on while `/readyz` says that it is not ready: long enough for "
+        "a load balancer on another machine to notice, such as 5. What it would send here later is refused. Not for "
+        "`stop --fast`; a second TERM ends it. 0: there is nobody to notice.",
+    )
 
     min_workers: int = declare(
         1,
@@ -196,7 +204,7 @@ class SupervisorSettings:
         bind_address,
         Flag("--admin-bind", "ADDRESS"),
         "Address of the admin endpoint: probes, metrics, dashboard; `127.0.0.1:9100`, `[::1]:9100` or `unix:PATH`. Any "
-        "other needs a token. Empty: there is none. See metrics.md.",
+        "other needs a token. Empty: there is none. See docs/reference/metrics.md.",
     )
     admin_token: str = declare(
         "",
@@ -261,16 +269,6 @@ def refuse_variables(environ: Mapping[str, str]) -> None:
                 f"the environment variable {variable} is not read: give {name} in gunicorn.conf.py, or "
                 f"{field.metadata['flag'].name} on the command line or in GUNICORN_CMD_ARGS"
             )
-
-
-def render_supervisor_table() -> str:
-    """The supervisor's settings as a Markdown table, for docs/settings.md."""
-    lines = ["| Setting | Default | Flag | What it does |", "|---|---|---|---|"]
-    for name, field in _FIELDS.items():
-        flag = field.metadata["flag"]
-        shown = f"{flag.name} {flag.meta}" if flag.meta else flag.name
-        lines.append(f"| `{name}` | `{field.default!r}` | `{shown}` | {field.metadata['description']} |")
-    return "\n".join(lines) + "\n"
 
 
 register(_FIELDS)

@@ -113,6 +113,7 @@ def build_status(
         "since": clocks.to_wall(facts.since),
         "target": machine.target,
         "capacity": machine.fleet.capacity,
+        "unreadiness": explain_unreadiness(machine),
         "addresses": list(facts.addresses),
         "admin_addresses": list(facts.admin_addresses),
         "operation": _operation(machine, facts, clocks),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from outrider_supervisor import actions
 from outrider_supervisor.actions import Code, Level, Readiness
@@ -19,6 +20,17 @@ from outrider_supervisor.service import Service
 
 EMPTY_BACKOFF = 5.0
 """Longest pause between two recoveries, in seconds, while nothing serves."""
+
+
+@dataclass(frozen=True, slots=True)
+class FailedReload:
+    """The last reload, if it did not bring what was asked for."""
+
+    outcome: str
+    """rolled back, refused, or failed: it could not be undone."""
+    reason: str
+    at: float
+    """On the monotonic clock."""
 
 
 class Succession:
@@ -38,6 +50,8 @@ class Succession:
         """The same if somebody asked for it, which counts more than the configuration."""
         self.has_given_up = False
         """The first generation failed: there is nothing to serve with."""
+        self.failed_reload: FailedReload | None = None
+        """None again once one succeeds."""
         self._outbox = outbox
         self._fleet = fleet
         self._agenda = agenda
@@ -93,6 +107,20 @@ class Succession:
             return False
         pause = self._recovery_pause if self._fleet.capacity else min(self._recovery_pause, EMPTY_BACKOFF)
         return now >= self._recovery_failed_at + pause
+
+    def note_refused(self, reason: str, now: float) -> None:
+        """The configuration for the next generation cannot be used."""
+        self.failed_reload = FailedReload("refused", reason, now)
+        self.postpone_recovery(now)
+
+    @property
+    def deadline(self) -> float | None:
+        """When the first generation, or the next step of a rollout, is overdue; None without either."""
+        if self.rollout is not None:
+            return self.rollout.deadline
+        if self.current is None:
+            return min(map(_first_deadline, self._fleet.generations.values()), default=None)
+        return None
 
     # -- what has happened
 
@@ -177,6 +205,7 @@ class Succession:
         new, old = rollout.new, rollout.old
         rollout.failure = failure
         self.rollout = None
+        self.failed_reload = FailedReload("failed", failure, now) if failure else None
         self._recovery_pause = 0.0
         self._health.forget_crashes()
         self._replacements.give_up()
@@ -195,6 +224,7 @@ class Succession:
     def _end_rollback(self, rollout: Rollout, now: float) -> None:
         new, old = rollout.new, rollout.old
         self.rollout = None
+        self.failed_reload = FailedReload("rolled back", rollout.failure, now)
         self.target = old.target = rollout.old_target
         self._outbox.act(actions.KeepListeners(old.service))
         self._fleet.stop(new, now, fast=False)
@@ -222,8 +252,8 @@ class Succession:
 
     def _fail_overdue_start(self, now: float) -> None:
         for generation in self._fleet.generations.values():
-            limit = generation.service.boot_timeout
-            if now - max(generation.since, generation.booted_at) > limit + OVERTIME:
+            if now > _first_deadline(generation):
+                limit = generation.service.boot_timeout
                 self.fail(generation, f"no worker was ready within boot_timeout ({limit:g} s)", now)
                 return
 
@@ -231,3 +261,8 @@ class Succession:
         """Whether this first generation has workers that have not failed: the master starts others for those."""
         self._failed_boots += 1
         return generation.kept > 0 and self._failed_boots < generation.target
+
+
+def _first_deadline(generation: Generation) -> float:
+    """When the first generation is overdue: its master, then its workers."""
+    return max(generation.since, generation.booted_at) + generation.service.boot_timeout + OVERTIME

@@ -8,16 +8,16 @@ import os
 import signal
 import time
 from collections import deque
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any
 
 import setproctitle
 
 from outrider import __version__
-from outrider.scoreboard import Scoreboard, WorkerState
+from outrider.scoreboard import RowSnapshot, Scoreboard, WorkerState
 from outrider_supervisor import control_commands as commands
 from outrider_supervisor import events, exposition, paths
-from outrider_supervisor.actions import Action, Code, Level, Progress
+from outrider_supervisor.actions import READ_TIMEOUT, Action, Code, KeepListeners, Level, Progress
 from outrider_supervisor.admin import Admin
 from outrider_supervisor.control import ControlServer
 from outrider_supervisor.control_app import ControlApp
@@ -25,10 +25,12 @@ from outrider_supervisor.counting import count
 from outrider_supervisor.dumps import Dumps
 from outrider_supervisor.event_feed import EventFeed
 from outrider_supervisor.events import Event
+from outrider_supervisor.handled_signals import HANDLED_SIGNALS
 from outrider_supervisor.history import HistoryStatus
 from outrider_supervisor.journal import Journal
 from outrider_supervisor.listeners import START_PATIENCE, Listeners
 from outrider_supervisor.machine import Machine
+from outrider_supervisor.manager_reports import ManagerReports
 from outrider_supervisor.messages import MasterFailed, ReopenLogs, WorkerExited, WorkerReady, WorkerSpawned
 from outrider_supervisor.notify import Notifier
 from outrider_supervisor.operations import Operation, Outcome
@@ -45,10 +47,8 @@ from outrider_supervisor.worker_watch import parent_of
 CALM_TICK = 1.0
 BUSY_TICK = 0.1
 """Seconds between looks at the scoreboard: with nothing under way, and during a change."""
-HANDLED_SIGNALS = (
-    *(signal.SIGHUP, signal.SIGTTIN, signal.SIGTTOU, signal.SIGUSR1, signal.SIGUSR2, signal.SIGWINCH),
-    *(signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGCHLD),
-)
+LONGEST_START = READ_TIMEOUT + 3 * START_PATIENCE
+"""Seconds until there is a machine that knows how long it may take."""
 REPLACED = Outcome(ok=False, code=Code.REFUSED.value, message="the supervisor was replaced; ask again")
 
 
@@ -73,11 +73,11 @@ class Supervisor:
         self._progress = ""
         self._operation_since = 0.0
         self._title = ""
-        self._told = ""
         self.feed = EventFeed(journal, self.status)
         self._timer: asyncio.TimerHandle | None = None
         notifier = Notifier.from_environment(environ, os.getpid())
         self.seam = Seam(argv, environ, journal, Listeners(self.warn), notifier, self.enqueue)
+        self.manager = ManagerReports(notifier, self._rows)
         self.seam.admin = Admin(self, self.feed, journal)
         self.control_server: ControlServer
         self._opened = contextlib.AsyncExitStack()
@@ -92,7 +92,10 @@ class Supervisor:
         """
         seam = self.seam
         become_subreaper()
+        self.manager.ask_for_time(LONGEST_START)
+        self._tell_manager()
         lost = seam.listeners.adopt(seam.environ)
+        seam.take_listeners(seam.listeners)
         service = await seam.read_service()
         self.name = service.name
         self.journal.configure(service.errorlog, service.loglevel, service.log_format)
@@ -111,6 +114,7 @@ class Supervisor:
         seam.pidfile.place(service.pidfile)
         await seam.admin.open(service, START_PATIENCE)
         await seam.open_listeners(service, START_PATIENCE)
+        seam.do(KeepListeners(service))  # one that was kept over a crash need not be named any more
         where = ", ".join(seam.listeners.descriptions())
         self._log(
             f"supervisor of {self.name} ({os.getpid()}), {count(service.workers, 'worker')}, listening at {where}"
@@ -190,7 +194,8 @@ class Supervisor:
             self._timer.cancel()
         await self.seam.admin.close()
         await self._opened.aclose()
-        self.seam.listeners.close_all()
+        # Those that are open have been handed to a start that failed: the next one gets them again.
+        self.seam.listeners.close_all(unlink=False)
         await self.seam.close()
 
     def finish_upgrade(self) -> None:
@@ -212,7 +217,6 @@ class Supervisor:
             try:
                 while self._events:
                     self._dispatch(self._events.popleft())
-                    self._show()
             finally:
                 self._is_dispatching = False
 
@@ -225,6 +229,7 @@ class Supervisor:
             self.tally.look_before(event, self.machine)
             actions = self.machine.handle(event, time.monotonic())
             self.tally.look_after(event, self.machine, time.monotonic(), time.time())
+            self._show()
         except Exception:
             self.journal.logger.exception("the supervisor goes on after an event that it could not handle: %r", event)
         if self.machine.operation is not before:
@@ -275,10 +280,12 @@ class Supervisor:
         is_calm = (
             machine.state in ("serving", "degraded") and machine.operation is None and not machine.replacements.pids
         )
-        self._timer = self.loop.call_later(CALM_TICK if is_calm else BUSY_TICK, self._tick)
-        if self.seam.notifier.watchdog is not None:
-            self.seam.notifier.keep_alive()
+        pause = min(CALM_TICK if is_calm else BUSY_TICK, self.manager.longest_pause or CALM_TICK)
+        self._timer = self.loop.call_later(pause, self._tick)
         now = time.monotonic()
+        self.manager.feed(machine, now)
+        self.manager.extend(machine, now)
+        self.seam.catch_up()
         backlog = self.seam.listeners.backlog()
         self.seam.telemetry.look(machine, backlog, now, time.time())
         samples = self.seam.sampler.sample(machine.fleet.generations.values(), now)
@@ -289,6 +296,9 @@ class Supervisor:
         for master in self.seam.masters.values():
             master.tell(ReopenLogs())
         self._log("log files reopened")
+
+    def _rows(self) -> Mapping[int, RowSnapshot]:
+        return self.seam.sampler.rows()
 
     def note_report(self, report: Report) -> None:
         self.journal.keep_report(report.pid, report.text)
@@ -311,15 +321,10 @@ class Supervisor:
         if title != self._title:
             self._title = title
             setproctitle.setproctitle(title)
-        summary = self._summary()
-        if summary != self._told:
-            self._told = summary
-            self.seam.notifier.status(summary)
+        self._tell_manager()
 
-    def _summary(self) -> str:
-        machine = self.machine
-        generation = f"generation {machine.current.number}, " if machine.current is not None else ""
-        return f"{machine.state}: {generation}{machine.fleet.capacity} of {count(machine.target, 'worker')}"
+    def _tell_manager(self) -> None:
+        self.manager.tell(self.machine, Clocks(time.monotonic(), time.time()))
 
     # -- what clients ask
 

@@ -22,16 +22,19 @@ from outrider_supervisor.control import ControlServer
 from outrider_supervisor.control_app import ControlApp
 from outrider_supervisor.events import MasterExited, UpgradeFailed
 from outrider_supervisor.exits import split_complaint
+from outrider_supervisor.handled_signals import HANDLED_SIGNALS
 from outrider_supervisor.listeners import Listeners
 from outrider_supervisor.machine_state import load_machine, save_machine
 from outrider_supervisor.masters import Master
 from outrider_supervisor.report_inbox import ReportInbox
 from outrider_supervisor.seam import Seam
 from outrider_supervisor.service import Service
-from outrider_supervisor.supervisor import HANDLED_SIGNALS, Supervisor
+from outrider_supervisor.supervisor import Supervisor
 
 CHECK = "--check"
 CHECK_TIMEOUT = 30.0
+EXEC_PATIENCE = 10.0
+"""Seconds that the service manager gives the new supervisor until it is heard of."""
 STATE_VERSION = 1
 
 
@@ -215,6 +218,7 @@ async def resume(supervisor: Supervisor, state: dict[str, Any]) -> None:
     seam.pidfile.path = state["pidfile"]
     ours, theirs = (_socket(each) for each in state["reports"])
     os.set_inheritable(state["scoreboard"], False)
+    seam.count_cores()
     seam.open_shared(state["scoreboard"], ReportInbox(loop, supervisor.note_report, (ours, theirs)))
     app = ControlApp(supervisor, supervisor.feed)
     await supervisor.open_control(ControlServer.from_state(state["control"], app, journal.logger))
@@ -256,6 +260,7 @@ def _become_new(supervisor: Supervisor, state: int) -> NoReturn:
         *(master.channel.fileno() for master in _living(seam)),
     ]
     supervisor.journal.flush()  # no thread lives on
+    supervisor.manager.ask_for_time(EXEC_PATIENCE)
     try:
         _keep_over_exec(supervisor, descriptors, keep=True)
         os.execve(  # noqa: S606  # our own program

@@ -1,4 +1,4 @@
-"""Take the pictures of the dashboard and of `outrider top` for docs: a service under load that is reloaded.
+"""Take the pictures of the dashboard and of `outrider top` for the docs: a service under load that is reloaded.
 
 `make screenshots`, or with tests/support on PYTHONPATH: python tests/bench/screenshots.py
 """
@@ -18,7 +18,7 @@ from outrider_testing.browser import browsing
 from outrider_testing.outrider_process import OutriderProcess
 from outrider_testing.waiting import until
 
-DOCS = Path(__file__).parents[2] / "docs"
+PICTURES = Path(__file__).parents[2] / "docs" / "images"
 WORKERS = 4
 LOAD_SECONDS = 60
 BEFORE = 30.0
@@ -27,7 +27,7 @@ IS_ROLLING = "[...document.querySelectorAll('.generation .badge')].map(badge => 
 
 
 def main() -> None:
-    """Write the pictures into docs."""
+    """Write the pictures into docs/images."""
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name) / "shop"
         directory.mkdir()
@@ -53,9 +53,9 @@ def _take(server: OutriderProcess, directory: Path) -> None:
         reloading = server.begin("reload")
         asyncio.run(_show_top(server))
         page.until(IS_ROLLING)
-        (DOCS / "dashboard.png").write_bytes(page.screenshot())
+        (PICTURES / "dashboard.png").write_bytes(page.screenshot())
         page.show_at(1280, 860, dark=True)
-        (DOCS / "dashboard-dark.png").write_bytes(page.screenshot())
+        (PICTURES / "dashboard-dark.png").write_bytes(page.screenshot())
     server.finish(reloading).check()
 
 
@@ -65,7 +65,7 @@ async def _show_top(server: OutriderProcess) -> None:
         await pilot.press("right", "right", "right")  # by requests a second
         for _ in range(50):
             await pilot.pause(0.1)
-        top.save_screenshot(str(DOCS / "top.svg"))
+        top.save_screenshot(str(PICTURES / "top.svg"))
 
 
 if __name__ == "__main__":

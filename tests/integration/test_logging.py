@@ -6,6 +6,8 @@ import json
 import os
 import re
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -15,6 +17,9 @@ import pytest
 
 from outrider_testing.gunicorn_process import PROBE, parse_listener
 from outrider_testing.http_client import HTTPConnection, encode_request
+from outrider_testing.launchers import WITH_JOURNAL
+from outrider_testing.outrider_process import MODULE
+from outrider_testing.server_process import ServerProcess
 from outrider_testing.serving import Serve, Supervise
 from outrider_testing.waiting import until
 
@@ -148,3 +153,68 @@ def test_server_timing_is_sent(serve: Serve) -> None:
 def _has_timing(connection: HTTPConnection) -> bool:
     value = connection.request("GET", "/").field("server-timing")
     return re.fullmatch(r"app;dur=\d+\.\d", value) is not None
+
+
+# In systemd's journal
+
+
+def journal_lines(server: ServerProcess) -> list[tuple[int, str]]:
+    """Each line as journald takes it: its priority, and the text."""
+    lines = server.log_text().splitlines()
+    matches = [re.fullmatch(r"<([0-7])>(.*)", line) for line in lines]
+    assert all(matches), [line for line, match in zip(lines, matches, strict=True) if not match]
+    return [(int(match[1]), match[2]) for match in matches if match]
+
+
+def test_lines_of_all_processes_have_their_priority_in_the_journal(supervise: Supervise) -> None:
+    server = supervise("--access-logfile", "-", app=PROBE, launcher=WITH_JOURNAL)
+    assert server.get("/pid").status == 200
+    assert server.get("/fail").status == 500
+    server.until_log("Traceback")
+    server.signal(signal.SIGTERM)
+    assert server.wait() == 0
+    lines = journal_lines(server)
+    assert (6, "generation 1: 1 of 1 worker ready") in lines
+    assert any(level == 6 and text.startswith("Booting worker with pid") for level, text in lines)
+    assert any(level == 6 and '"GET /pid HTTP/1.1" 200' in text for level, text in lines)
+    assert (3, "Traceback (most recent call last):") in lines
+    assert not any("[INFO]" in text for _, text in lines)
+
+
+def test_json_in_the_journal_has_its_priority_in_front(supervise: Supervise) -> None:
+    server = supervise("--access-logfile", "-", "--log-format", "json", app=PROBE, launcher=WITH_JOURNAL)
+    assert server.get("/fail").status == 500
+    server.signal(signal.SIGTERM)
+    assert server.wait() == 0
+    levels = {(level, json.loads(text)["level"]) for level, text in journal_lines(server)}
+    assert levels >= {(6, "INFO"), (3, "ERROR")}
+    assert levels <= {(6, "INFO"), (3, "ERROR"), (4, "WARNING")}
+
+
+def test_configuration_that_cannot_be_used_is_an_error_in_the_journal(supervise: Supervise) -> None:
+    server = supervise(workers=0, app="nosuch:app", config="bind = 7", launcher=WITH_JOURNAL)
+    assert server.wait() == 1
+    assert {level for level, _ in journal_lines(server)} == {3}
+
+
+def test_format_that_was_asked_for_is_that_in_the_journal_too(supervise: Supervise) -> None:
+    server = supervise("--log-format", "text", launcher=WITH_JOURNAL)
+    server.until_log(r"^\[.* \[INFO\] generation 1: 1 of 1 worker ready$")
+    assert "<6>" not in server.log_text()
+
+
+def test_plain_gunicorn_writes_priorities_once_it_knows_the_worker(serve: Serve) -> None:
+    server = serve(PROBE, "--access-logfile", "-", launcher=WITH_JOURNAL)
+    assert server.get("/pid").status == 200
+    server.until_log('"GET /pid')
+    booted = [line for line in server.log_text().splitlines() if "Booting worker" in line or "GET /pid" in line]
+    assert len(booted) == 2
+    assert all(line.startswith("<6>") for line in booted)
+
+
+def test_command_that_fails_says_so_as_an_error_in_the_journal(tmp_path: Path) -> None:
+    environ = {**os.environ, "RUNTIME_DIRECTORY": str(tmp_path)}
+    command = [*WITH_JOURNAL, sys.executable, "-m", MODULE, "reload", "--name", "absent"]
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
+    assert done.returncode == 3
+    assert done.stderr.startswith("<3>outrider: no supervisor named absent runs here")

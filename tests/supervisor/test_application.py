@@ -10,7 +10,13 @@ import pytest
 from gunicorn.errors import ConfigError
 
 from outrider import gunicorn_settings
-from outrider_supervisor.application import ConfigurationFailed, OutriderApplication, OutriderConfig, find_misspelt
+from outrider_supervisor.application import (
+    OPTIONS_OF_UVICORN,
+    ConfigurationFailed,
+    OutriderApplication,
+    OutriderConfig,
+    find_misspelt,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -175,6 +181,20 @@ def test_misspelt_option_is_refused_with_a_suggestion(argument: str, meant: str)
     assert failure_of("shop:app", argument).reason == (
         f"unrecognized arguments: {argument}{hint} `outrider run --help` shows the options."
     )
+
+
+@pytest.mark.parametrize("argument", ["--host=0.0.0.0", "--port=8000", "--uds=shop.sock", "--loop=uvloop"])
+def test_option_of_uvicorn_is_refused_with_ours(argument: str) -> None:
+    option = argument.partition("=")[0]
+    assert failure_of("shop:app", argument).reason.startswith(
+        f"unrecognized arguments: {argument}; did you mean {OPTIONS_OF_UVICORN[option]}? "
+    )
+
+
+def test_options_suggested_for_those_of_uvicorn_exist() -> None:
+    ours = {meant.split()[0] for meant in OPTIONS_OF_UVICORN.values()}
+    text = OutriderConfig("", prog="outrider run").parser().format_help()
+    assert {option for option in ours if f"{option} " not in text} == set()
 
 
 def test_unknown_option_in_the_environment_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

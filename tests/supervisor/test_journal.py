@@ -6,6 +6,7 @@ import io
 import json
 import logging
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
@@ -47,6 +48,31 @@ def test_lines_look_like_those_of_gunicorn(journal: Journal, stderr: io.StringIO
     (line,) = stderr.getvalue().splitlines()
     assert line.startswith("[20")
     assert line.endswith(f"] [{os.getpid()}] [WARNING] degraded: 1 of 2")
+
+
+@pytest.mark.parametrize(
+    "log_format, pattern",
+    [
+        ("auto", r"<4>one\n<4>two\n"),
+        ("json", r'<4>\{.*"message":"one\\ntwo"\}\n'),
+        ("text", r"\[.*\] \[\d+\] \[WARNING\] one\ntwo\n"),
+    ],
+)
+def test_lines_for_systemds_journal_have_a_priority(
+    log_format: str, pattern: str, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with path.open("w") as stream:
+        found = os.fstat(stream.fileno())
+        monkeypatch.setenv("JOURNAL_STREAM", f"{found.st_dev}:{found.st_ino}")
+        monkeypatch.setattr(sys, "stderr", stream)
+        journal = Journal()
+        journal.configure("-", "info", log_format)
+        journal.write(Level.WARNING, "one\ntwo")
+        journal.configure(str(path.with_name("other")), "info", "auto")
+        journal.write(Level.WARNING, "to a file")
+        journal.close()
+    assert re.fullmatch(pattern, path.read_text())
+    assert path.with_name("other").read_text().startswith("[20")
 
 
 def test_closed_journal_is_silent(journal: Journal, stderr: io.StringIO) -> None:

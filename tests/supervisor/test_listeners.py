@@ -120,15 +120,24 @@ def test_address_named_twice_is_refused(stage: Stage) -> None:
 
 
 def test_failure_leaves_everything_as_before(stage: Stage, tmp_path: Path, taken: socket.socket) -> None:
-    (kept,) = stage.open(LOCAL)
+    beside: Address = ("127.0.0.2", taken.getsockname()[1])
+    (kept,) = stage.open(beside)
     path = tmp_path / "web.sock"
     before = descriptors()
     with pytest.raises(ConfigurationError, match="is in use"):
-        stage.open(LOCAL, str(path), taken.getsockname())
+        stage.open(beside, str(path), taken.getsockname())
     assert not path.exists()
     assert descriptors() == before
-    assert stage.open(LOCAL) == [kept]
+    assert stage.open(beside) == [kept]
     assert stage.pauses == []
+
+
+@pytest.mark.parametrize("now,wanted", [("0.0.0.0", "127.0.0.1"), ("127.0.0.1", "0.0.0.0")])
+def test_reload_to_a_part_of_an_open_address_is_refused(stage: Stage, now: str, wanted: str) -> None:
+    port = stage.open((now, 0))[0].getsockname()[1]
+    complaint = f"bind: {wanted}:{port} can't be opened while this service has {now}:{port}: restart it"
+    with pytest.raises(ConfigurationError, match=complaint):
+        stage.open((wanted, port))
 
 
 def test_first_start_waits_for_an_address_in_use(stage: Stage, taken: socket.socket) -> None:

@@ -6,9 +6,10 @@ import pytest
 
 from outrider_supervisor import actions, events
 from outrider_supervisor.actions import Code, Readiness
+from outrider_supervisor.exits import Exit
 from outrider_supervisor.fleet import BOOT_STOP, OVERTIME
 from outrider_supervisor.generation import GenerationState
-from outrider_supervisor.machine import BOOT_FAILED, Machine
+from outrider_supervisor.machine import Machine
 from outrider_testing.fakes.supervised_processes import (
     BOOT_FAILS,
     BOOT_HANGS,
@@ -23,6 +24,11 @@ from outrider_testing.fakes.supervised_service import TICK, FakeService
 def kept_listeners(service: FakeService) -> list[int]:
     """Where in the list of actions listeners were closed."""
     return [index for index, each in enumerate(service.actions) if isinstance(each, actions.KeepListeners)]
+
+
+def closed_all(service: FakeService) -> int:
+    """How many times the last listeners were closed."""
+    return service.actions.count(actions.KeepListeners(None))
 
 
 # -- the start
@@ -41,7 +47,7 @@ def test_service_is_ready_once_all_workers_are() -> None:
 def test_first_generation_that_does_not_boot_ends_the_service(release: Release) -> None:
     service = FakeService(release, workers=4).start()
     service.wait_for(lambda: service.exit_status is not None)
-    assert service.exit_status == BOOT_FAILED
+    assert service.exit_status == Exit.BOOT_FAILED
     assert not service.workers
     assert not service.masters
 
@@ -49,7 +55,7 @@ def test_first_generation_that_does_not_boot_ends_the_service(release: Release) 
 def test_first_master_that_hangs_is_killed_after_boot_timeout() -> None:
     service = FakeService(Release(master_seconds=FOREVER), boot_timeout=60.0).start()
     service.wait_for(lambda: service.exit_status is not None, limit=60 + OVERTIME + BOOT_STOP + 2 * TICK)
-    assert service.exit_status == BOOT_FAILED
+    assert service.exit_status == Exit.BOOT_FAILED
 
 
 def test_first_master_that_dies_early_ends_the_service() -> None:
@@ -57,7 +63,7 @@ def test_first_master_that_dies_early_ends_the_service() -> None:
     service.run(0.75)
     service.kill_master(1)
     service.wait_for(lambda: service.exit_status is not None)
-    assert service.exit_status == BOOT_FAILED
+    assert service.exit_status == Exit.BOOT_FAILED
 
 
 def test_first_generation_serves_with_the_workers_that_boot() -> None:
@@ -204,6 +210,56 @@ def test_fast_stop_cuts_workers_that_drain() -> None:
     assert service.logged("stopping at once: requests in flight are cut") == 1
 
 
+def test_stop_with_a_delay_serves_on_until_proxies_have_noticed() -> None:
+    service = FakeService(workers=4, stop_delay=5.0).serve()
+    operation = service.stop()
+    assert service.machine.state == "stopping"
+    assert service.readiness[-1] is Readiness.STOPPING
+    service.run(5.0 - TICK)
+    assert service.serving == 4
+    assert closed_all(service) == 0
+    service.run(2 * TICK)
+    assert service.serving == 0
+    assert closed_all(service) == 1
+    assert service.outcome(operation).code is Code.DONE
+    assert service.logged("stopping: no longer ready, serving on for 5 s; then workers finish what they hold") == 1
+
+
+def test_fast_stop_has_no_delay() -> None:
+    service = FakeService(stop_delay=600.0).serve()
+    service.outcome(service.stop(fast=True))
+
+
+def test_fast_stop_cuts_the_delay_of_a_stop_short() -> None:
+    service = FakeService(stop_delay=600.0).serve()
+    first = service.stop()
+    service.run(1.0)
+    service.outcome(service.stop(fast=True))
+    assert first in service.outcomes
+    assert closed_all(service) == 1
+
+
+@pytest.mark.parametrize("seconds", [TICK, 1.0, 2.5])
+def test_stop_with_a_delay_gives_up_at_once_what_a_reload_has_opened(seconds: float) -> None:
+    service = FakeService(workers=4, stop_delay=5.0).serve()
+    service.deploy(addresses=(("127.0.0.1", 1),))
+    service.reload()
+    service.run(seconds)
+    service.stop()
+    assert service.actions[-1] == actions.KeepListeners(service.current.service)
+
+
+def test_delay_of_a_stop_is_not_taken_for_a_stop_that_is_stuck() -> None:
+    service = FakeService(stop_delay=600.0).serve()
+    service.stop()
+    assert service.machine.deadline == service.now + 600.0 + OVERTIME
+
+
+def test_service_that_has_not_begun_to_serve_stops_without_delay() -> None:
+    service = FakeService(stop_delay=600.0).start()
+    service.outcome(service.stop())
+
+
 def test_repeated_graceful_stop_changes_nothing(service: FakeService) -> None:
     first = service.stop()
     before = len(service.actions)
@@ -235,8 +291,9 @@ def test_nothing_is_begun_in_a_stop(service: FakeService) -> None:
 @pytest.mark.parametrize("fast", [False, True])
 @pytest.mark.parametrize("seconds", [0.0, 0.25, 0.5, 1.0, 2.5, 4.0, 8.0, 9.0, 10.0, 12.0, 14.0])
 @pytest.mark.parametrize("release", [GOOD, FAILS_IN_ROLL])
-def test_stop_ends_a_reload_wherever_it_is(release: Release, seconds: float, fast: bool) -> None:
-    service = FakeService(workers=4).serve()
+@pytest.mark.parametrize("stop_delay", [0.0, 3.0])
+def test_stop_ends_a_reload_wherever_it_is(stop_delay: float, release: Release, seconds: float, fast: bool) -> None:
+    service = FakeService(workers=4, stop_delay=stop_delay).serve()
     service.deploy(release)
     reload = service.reload()
     service.run(seconds)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from outrider_supervisor import exits
 from outrider_supervisor.actions import Code, Exit, Progress
 from outrider_supervisor.events import FromGeneration, MasterExited, Started, StopAsked
-from outrider_supervisor.machine import BOOT_FAILED, Machine
+from outrider_supervisor.machine import Machine
 from outrider_supervisor.messages import MasterBooted, WorkerExited, WorkerReady, WorkerSpawned
 from outrider_testing.fakes.supervised_processes import BOOT_FAILS, Release
 from outrider_testing.fakes.supervised_service import FakeService
@@ -41,7 +42,7 @@ def test_service_starts_without_the_first_worker_that_fails() -> None:
 def test_service_gives_up_once_as_many_workers_have_failed_as_there_should_be() -> None:
     service = FakeService(BOOT_FAILS, workers=4).start()
     service.wait_for(lambda: service.exit_status is not None, limit=10.0)
-    assert service.exit_status == BOOT_FAILED
+    assert service.exit_status == exits.Exit.BOOT_FAILED
 
 
 def test_canary_that_fails_is_blamed(service: FakeService) -> None:

@@ -11,6 +11,7 @@ import pytest
 from outrider_supervisor.actions import Kill, Log, ReadConfiguration, Tell
 from outrider_supervisor.events import (
     ConfigurationRead,
+    ConfigurationRefused,
     FromGeneration,
     MasterExited,
     Observed,
@@ -25,6 +26,7 @@ from outrider_supervisor.intents import Recycle, Reload, Scale, Upgrade
 from outrider_supervisor.machine import Machine
 from outrider_supervisor.machine_state import load_machine, save_machine
 from outrider_supervisor.messages import BackingOff, MasterBooted, SetTarget, WorkerReady, WorkerRetiring, WorkerSpawned
+from outrider_supervisor.succession import FailedReload
 from outrider_testing.services import make_service
 
 SERVICE = make_service(workers=2, canary=False, addresses=(("::1", 8000), "/run/web.sock", 3), notes=("a note",))
@@ -170,3 +172,17 @@ def test_generation_that_cannot_be_followed_is_an_error(change: dict[str, Any], 
     saved["generations"][0].update(change)
     with pytest.raises(error):
         load_machine(saved)
+
+
+def test_reload_that_failed_is_remembered() -> None:
+    machine = started()
+    machine.handle(ReloadAsked(0, canary=False), 110.0)
+    machine.handle(ConfigurationRefused("no such module"), 111.0)
+    assert over(machine).succession.failed_reload == FailedReload("refused", "no such module", 111.0)
+    assert over(started()).succession.failed_reload is None
+
+
+def test_state_of_a_supervisor_that_remembers_no_failure_is_taken_over() -> None:
+    saved = save_machine(started())
+    del saved["failed_reload"]
+    assert load_machine(saved).succession.failed_reload is None

@@ -14,11 +14,12 @@ import pytest
 from outrider.errors import ConfigurationError
 from outrider_supervisor import main, start_directory, upgrade
 from outrider_supervisor.events import FromGeneration, Started
+from outrider_supervisor.exits import Exit
 from outrider_supervisor.history import History
 from outrider_supervisor.journal import Journal
 from outrider_supervisor.machine import Machine
 from outrider_supervisor.machine_state import save_machine
-from outrider_supervisor.main import CHECK_FAILED, CONFIGURATION_FAILED, INTERRUPTED
+from outrider_supervisor.main import CHECK_FAILED
 from outrider_supervisor.messages import WorkerReady, WorkerSpawned
 from outrider_supervisor.tally import Tally
 from outrider_supervisor.upgrade import CHECK, STATE_VERSION
@@ -133,13 +134,13 @@ def test_upgrade_is_of_this_supervisor(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_configuration_error_is_one_line_and_a_status(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main.run(["broken"]) == CONFIGURATION_FAILED
+    assert main.run(["broken"]) == Exit.FAILED
     assert capsys.readouterr().err == "outrider: app: no such module\n"
     assert FakeSupervisor.made[0].done == ["start", "ignore signals", "close"]
 
 
 def test_interrupt_before_there_are_handlers_is_a_status_in_silence(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main.run(["interrupted"]) == INTERRUPTED
+    assert main.run(["interrupted"]) == Exit.INTERRUPTED
     assert capsys.readouterr() == ("", "")
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
@@ -15,12 +14,11 @@ from outrider.meters import DURATION_BOUNDS
 from outrider_supervisor import exposition
 from outrider_supervisor.exposition import OPENMETRICS_TYPE, TEXT_TYPE, write
 from outrider_supervisor.metric_declaration import Metric, Snapshot
-from outrider_supervisor.metrics import METRICS, render_table
+from outrider_supervisor.metrics import METRICS
 from outrider_supervisor.resources import MetricsMissing
 from outrider_supervisor.status_report import Usage
 from outrider_testing.snapshots import STALL, make_row, make_snapshot
 
-DOCS = Path(__file__).parents[2] / "docs" / "metrics.md"
 SCRAPE = "application/openmetrics-text;version=1.0.0;q=0.6,text/plain;version=0.0.4;q=0.5,*/*;q=0.1"
 Values = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
@@ -238,12 +236,6 @@ def test_without_the_library_it_says_what_to_install(monkeypatch: pytest.MonkeyP
     monkeypatch.setitem(sys.modules, "prometheus_client", None)
     with pytest.raises(MetricsMissing, match=r"pip install 'outrider\[metrics\]'"):
         write(make_snapshot(), SCRAPE)
-
-
-def test_docs_show_the_rendered_table() -> None:
-    _, _, rest = DOCS.read_text(encoding="utf-8").partition("<!-- metrics: begin -->\n")
-    table, _, _ = rest.partition("<!-- metrics: end -->")
-    assert table == render_table()
 
 
 @pytest.mark.parametrize("accept", [SCRAPE, ""])

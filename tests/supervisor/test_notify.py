@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Iterator
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
 
-from outrider_supervisor.notify import Notifier
+from outrider_supervisor.notify import MOST_WAITING, Notifier
 
 
 class Manager:
@@ -98,6 +99,90 @@ def test_full_queue_does_not_block(notifier: Notifier) -> None:
         sent += 1
         assert sent < 100_000
     assert sent > 0
+
+
+def fill(notifier: Notifier) -> None:
+    while notifier.status("x" * 1000):
+        pass
+
+
+def read_all(manager: Manager) -> list[str]:
+    """What waits to be read, but for what `fill` sent."""
+    found = []
+    with suppress(BlockingIOError):
+        while True:
+            found.append(manager.read())
+    return [each for each in found if not each.startswith("STATUS=x")]
+
+
+def test_what_the_manager_waits_for_is_told_when_there_is_room(manager: Manager, notifier: Notifier) -> None:
+    fill(notifier)
+    assert not notifier.reloading()
+    assert not notifier.ready()
+    assert not notifier.stopping()
+    assert not notifier.forget("web")
+    assert not notifier.keep_alive()
+    assert read_all(manager) == []
+    notifier.flush()
+    assert read_all(manager) == [
+        "RELOADING=1\nMONOTONIC_USEC=5000007",
+        "READY=1",
+        "STOPPING=1",
+        "FDSTOREREMOVE=1\nFDNAME=web",
+    ]
+
+
+def test_what_waits_for_a_manager_that_has_gone_holds_nothing_up(
+    manager: Manager, notifier: Notifier, tmp_path: Path
+) -> None:
+    fill(notifier)
+    notifier.ready()
+    manager.sock.close()
+    (tmp_path / "notify").unlink()
+    notifier.flush()
+    with closing(Manager(str(tmp_path / "notify")).sock) as sock:
+        assert notifier.keep_alive()
+        assert sock.recv(4096) == b"WATCHDOG=1"
+
+
+def test_what_waits_is_told_at_the_end(manager: Manager, notifier: Notifier) -> None:
+    fill(notifier)
+    notifier.stopping()
+    read_all(manager)
+    notifier.close()
+    assert read_all(manager) == ["STOPPING=1"]
+
+
+def test_only_so_much_waits(manager: Manager, notifier: Notifier) -> None:
+    fill(notifier)
+    for number in range(MOST_WAITING + 1):
+        notifier.forget(str(number))
+    told = []
+    while len(told) < MOST_WAITING:
+        told += read_all(manager)
+        notifier.flush()
+    assert told[0] == "FDSTOREREMOVE=1\nFDNAME=1"
+
+
+def test_nothing_overtakes_what_waits(manager: Manager, notifier: Notifier) -> None:
+    fill(notifier)
+    notifier.forget("web")
+    manager.read()
+    with socket.socket() as kept:
+        is_stored = notifier.store("web", kept.fileno())
+    assert read_all(manager) == ["FDSTOREREMOVE=1\nFDNAME=web", *["FDSTORE=1\nFDNAME=web\nFDPOLL=0"] * is_stored]
+
+
+def test_nothing_waits_for_nobody() -> None:
+    notifier = Notifier("/nonexistent/notify")
+    assert not notifier.ready()
+    assert not notifier._waiting
+    notifier.close()
+
+
+def test_more_time_is_asked_for_in_microseconds(manager: Manager, notifier: Notifier) -> None:
+    assert notifier.extend(7.5)
+    assert manager.read() == "EXTEND_TIMEOUT_USEC=7500000"
 
 
 def test_closed_notifier_tells_no_more(notifier: Notifier) -> None:

@@ -196,3 +196,122 @@ def test_instance_that_cannot_be_connected_to_counts_as_living(
     monkeypatch.chdir(deep)
     listen(Path("shop.sock"))
     assert find_socket(None, {"RUNTIME_DIRECTORY": str(deep)}, UID) == deep / "shop.sock"
+
+
+# -- directories of instances below the system's
+
+
+@pytest.fixture
+def system(alone: None, monkeypatch: pytest.MonkeyPatch) -> Path:  # noqa: ARG001  # its directory
+    """The system's directory, root's."""
+    directory = Path(paths._SYSTEM_DIRECTORY)
+    directory.chmod(0o755)
+    lstat = os.lstat
+
+    def lstat_as_roots(path: str | os.PathLike[str]) -> os.stat_result:
+        found = lstat(path)
+        if str(path) == str(directory):
+            return os.stat_result((*found[:4], 0, *found[5:]))
+        return found
+
+    monkeypatch.setattr(os, "lstat", lstat_as_roots)
+    return directory
+
+
+def test_client_finds_an_instance_with_a_directory_of_its_own(system: Path, listen: Listen) -> None:
+    listen(system / "shop/shop.sock")
+    assert find_socket("shop", {}, UID) == system / "shop/shop.sock"
+    assert find_socket(None, {}, UID) == system / "shop/shop.sock"
+    listen(system / "blog/blog.sock")
+    assert find_socket("blog", {}, UID) == system / "blog/blog.sock"
+    with pytest.raises(ConfigurationError, match=r"choose one with --name \(blog, shop\)"):
+        find_socket(None, {}, UID)
+
+
+def test_client_prefers_the_instance_that_lives_in_its_own_directory(system: Path, listen: Listen) -> None:
+    listen(system / "shop.sock").close()
+    listen(system / "shop/shop.sock")
+    assert find_socket("shop", {}, 0) == system / "shop/shop.sock"
+
+
+def test_instance_cannot_take_the_name_of_one_with_a_directory(system: Path, listen: Listen) -> None:
+    listen(system / "blog/shop.sock")
+    shop = listen(system / "shop/shop.sock")
+    assert find_socket("shop", {}, 0) == system / "shop/shop.sock"
+    assert find_socket(None, {}, 0) == system / "shop/shop.sock"
+    shop.close()
+    assert find_socket("shop", {}, 0) == system / "shop/shop.sock"
+    with pytest.raises(ConfigurationError, match="no supervisor runs here"):
+        find_socket(None, {}, 0)
+
+
+def test_instance_may_be_called_otherwise_than_its_directory(system: Path, listen: Listen) -> None:
+    listen(system / "site/shop.sock")
+    assert find_socket("shop", {}, 0) == system / "site/shop.sock"
+
+
+def test_root_finds_what_is_behind_the_link_of_a_dynamic_user(system: Path, tmp_path: Path, listen: Listen) -> None:
+    listen(tmp_path / "private/shop.sock")
+    (system / "shop").symlink_to(tmp_path / "private")
+    assert find_socket("shop", {}, 0) == system / "shop/shop.sock"
+    assert find_socket(None, {}, 0) == system / "shop/shop.sock"
+    with pytest.raises(ConfigurationError, match=r"is other users' \(shop in .*\): run this as root"):
+        find_socket(None, {}, 1234)
+
+
+def test_user_does_not_search_the_instances_of_other_users(system: Path, listen: Listen) -> None:
+    if UID == 0:
+        listen(system / "shop/shop.sock")
+        os.chown(system / "shop", 4321, 4321)
+        with pytest.raises(ConfigurationError, match=r"is other users' \(shop in .*\): run this as root"):
+            find_socket(None, {}, 1234)
+        with pytest.raises(ConfigurationError, match=r"the supervisor named shop \(.*/shop\) is another user's: run"):
+            find_socket("shop", {}, 1234)
+        assert find_socket("shop", {}, 4321) == system / "shop/shop.sock"
+    assert find_socket("other", {}, 1234) == Path("/", "tmp", "outrider-1234", "other.sock")
+
+
+@pytest.mark.parametrize("mode", [0o775, 0o757])
+def test_directory_that_others_may_write_to_has_no_instances(system: Path, listen: Listen, mode: int) -> None:
+    listen(system / "shop/shop.sock")
+    system.chmod(mode)
+    assert find_socket("shop", {}, 1234) == Path("/", "tmp", "outrider-1234", "shop.sock")
+
+
+def test_directory_that_cannot_be_listed_has_no_instances(system: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    system.chmod(0o711)
+
+    def refuse(_path: Path) -> Iterator[Path]:
+        raise PermissionError
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    assert find_socket("shop", {}, 1234) == Path("/", "tmp", "outrider-1234", "shop.sock")
+
+
+def test_system_directory_lets_others_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(paths, "_SYSTEM_DIRECTORY", str(tmp_path / "outrider"))
+    directory = Directory(tmp_path / "outrider")
+    before = os.umask(0o022)
+    try:
+        os.close(directory.open(UID))
+    finally:
+        os.umask(before)
+    assert directory.path.stat().st_mode & 0o777 == 0o755
+    directory.path.chmod(0o775)
+    with pytest.raises(ConfigurationError, match="has mode 0775"):
+        directory.open(UID)
+
+
+def test_managed_directory_may_be_roots_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "private").mkdir(mode=0o755)
+    (tmp_path / "link").symlink_to(tmp_path / "private")
+    link = Directory(tmp_path / "link", managed=True)
+    monkeypatch.setattr(paths, "_is_roots_link", lambda _path: False)
+    with pytest.raises(ConfigurationError, match="a symbolic link"):
+        link.open(UID)
+    monkeypatch.undo()
+    if UID == 0:
+        os.close(link.open(UID))
+    else:
+        with pytest.raises(ConfigurationError, match="a symbolic link"):
+            link.open(UID)

@@ -15,8 +15,8 @@ import pytest
 
 from outrider.errors import ConfigurationError
 from outrider.scoreboard import Scoreboard
-from outrider_supervisor import actions, seam
-from outrider_supervisor.actions import Action, Code, Level, Readiness
+from outrider_supervisor import actions
+from outrider_supervisor.actions import READ_TIMEOUT, Action, Code, Level, Readiness
 from outrider_supervisor.events import ConfigurationRead, ConfigurationRefused, Event, MasterExited, WorkerGone
 from outrider_supervisor.journal import Journal
 from outrider_supervisor.listeners import Listeners
@@ -25,8 +25,8 @@ from outrider_supervisor.operations import Operation, Outcome
 from outrider_supervisor.processes import MOST_COMPLAINT
 from outrider_supervisor.report_inbox import ReportInbox
 from outrider_supervisor.reports import Report, encode_report
-from outrider_supervisor.seam import KEPT_MASTER_PIDS, READ_TIMEOUT, Seam
-from outrider_supervisor.service import ServiceRefused
+from outrider_supervisor.seam import KEPT_MASTER_PIDS, Seam
+from outrider_supervisor.service import Service, ServiceRefused
 from outrider_testing.admin_stage import make_admin
 from outrider_testing.fake_masters import FakeNotifier
 from outrider_testing.fakes import ManualLoop
@@ -58,7 +58,7 @@ class Scene:
 
     async def _make(self) -> Seam:
         listeners = Listeners(lambda text: self.journal.write(Level.WARNING, text))
-        environ = {"PATH": os.environ["PATH"]}
+        environ = {"PATH": os.environ["PATH"], "LISTEN_FDS": "0", "LISTEN_PID": str(os.getpid())}
         return Seam(("app:app",), environ, self.journal, listeners, cast("Any", self.notifier), self.events.append)
 
     def _keep(self, report: Report) -> None:
@@ -126,6 +126,13 @@ def test_configuration_is_read_by_a_child_and_its_listeners_opened(scene: Scene)
     assert (scene.directory / "argv").read_text() == "-P -m outrider_supervisor.read_config app:app\n"
     assert len(scene.seam.listeners.sockets(service)) == 1
     assert "[WARNING] a note" in scene.log.read_text()
+
+
+def test_reader_of_the_configuration_does_not_hear_of_sockets_that_were_handed_over(scene: Scene) -> None:
+    scene.seam.listeners.adopt(scene.seam.environ)
+    scene.python(f'env >{scene.directory}/environ\n{quoted(make_service().to_json())}')
+    scene.loop.run_until_complete(scene.seam.read_service())
+    assert "LISTEN_" not in (scene.directory / "environ").read_text()
 
 
 def refusal(scene: Scene) -> str:
@@ -285,11 +292,12 @@ def test_exception_that_nobody_thought_of_is_a_refusal_and_logged(
     assert "Traceback" in scene.log.read_text()
 
 
-def test_stop_ends_the_reading_lest_it_opens_listeners(scene: Scene) -> None:
+@pytest.mark.parametrize("kept", [None, make_service()])
+def test_stop_ends_the_reading_lest_it_opens_listeners(kept: Service | None, scene: Scene) -> None:
     scene.python("exec sleep 60")
     scene.seam.do(actions.ReadConfiguration())
     (pid,) = scene.until(lambda: list(scene.seam.children._known), "the child")
-    scene.seam.do(actions.KeepListeners(None))
+    scene.seam.do(actions.KeepListeners(kept))
     scene.until(lambda: not is_running(pid), "the end of the child")
     assert scene.events == []
 
@@ -388,6 +396,16 @@ def test_listeners_of_another_supervisor_are_not_stored_again(scene: Scene) -> N
     assert scene.notifier.told == []
 
 
+def test_listener_that_the_manager_had_no_room_for_is_stored_later(scene: Scene) -> None:
+    scene.notifier.is_deaf = True
+    scene.loop.run_until_complete(scene.seam.open_listeners(make_service()))
+    scene.notifier.is_deaf = False
+    scene.seam.catch_up()
+    scene.seam.catch_up()
+    (told,) = scene.notifier.told
+    assert told.startswith("store ")
+
+
 # -- operations
 
 
@@ -465,7 +483,6 @@ def test_what_is_no_action_is_an_error(scene: Scene) -> None:
 def test_every_action_can_be_done() -> None:
     registry = vars(Seam)["do"].dispatcher.registry
     assert set(Action.__args__) <= registry.keys()
-    assert seam.READ_TIMEOUT > 0
 
 
 def test_read_service_passes_the_childs_words_on(scene: Scene) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import fields
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,9 +14,8 @@ from outrider.setting_registration import register
 from outrider.setting_values import Secret
 from outrider.settings import SUPERVISOR_SETTINGS, OutriderSettings
 from outrider_supervisor import settings as settings_module
-from outrider_supervisor.settings import SupervisorSettings, refuse_variables, render_supervisor_table
+from outrider_supervisor.settings import SupervisorSettings, refuse_variables
 
-DOCS = Path(__file__).parents[2] / "docs" / "settings.md"
 NAMES = [field.name for field in fields(SupervisorSettings)]
 
 
@@ -196,14 +194,3 @@ def test_token_is_not_shown(cfg: Any) -> None:
 
 def test_other_variables_are_left_alone() -> None:
     refuse_variables({"OUTRIDER_HEADER_TIMEOUT": "3", "MAX_SURGE": "1"})
-
-
-def test_docs_show_the_rendered_table() -> None:
-    _, _, rest = DOCS.read_text(encoding="utf-8").partition("<!-- supervisor settings: begin -->\n")
-    table, _, _ = rest.partition("<!-- supervisor settings: end -->")
-    assert table == render_supervisor_table()
-
-
-def test_table_names_each_setting() -> None:
-    rows = render_supervisor_table().splitlines()[2:]
-    assert [row.split("`")[1] for row in rows] == NAMES

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import sys
 import time
 from collections.abc import Iterator
@@ -16,15 +17,16 @@ import pytest
 from outrider.errors import ConfigurationError
 from outrider.scoreboard import Field, Scoreboard, WorkerState
 from outrider_supervisor import control_commands as commands
-from outrider_supervisor import events
+from outrider_supervisor import events, manager_reports
 from outrider_supervisor import supervisor as supervisor_module
 from outrider_supervisor.actions import Log
 from outrider_supervisor.events import Event
 from outrider_supervisor.exposition import OPENMETRICS
-from outrider_supervisor.listeners import START_PATIENCE
+from outrider_supervisor.fleet import OVERTIME
+from outrider_supervisor.listeners import START_PATIENCE, _store_name
 from outrider_supervisor.messages import Stop, WorkerReady
 from outrider_supervisor.service import Service
-from outrider_supervisor.supervisor import BUSY_TICK, CALM_TICK
+from outrider_supervisor.supervisor import BUSY_TICK, CALM_TICK, LONGEST_START
 from outrider_testing.fake_masters import SLEEP, SupervisorScene
 from outrider_testing.fakes import ManualLoop
 from outrider_testing.processes import is_running
@@ -52,8 +54,8 @@ def test_start_leads_to_a_generation_that_serves(scene: SupervisorScene) -> None
     assert scene.masters[1].order.workers == 1
     assert "supervisor of shop" in scene.logged()
     assert scene.titles[-1] == "outrider: supervisor [shop] serving"
-    assert "ready" in scene.notifier.told
-    assert scene.notifier.told[-1] == "serving: generation 1, 1 of 1 worker"
+    assert scene.notifier.told[-2:] == ["Serving with 1 of 1 worker (generation 1)", "ready"]
+    assert scene.notifier.told[:2] == [f"extend {LONGEST_START:g}", "Starting: reading the configuration"]
     assert scene.supervisor.seam.pidfile.path is None
 
 
@@ -250,6 +252,82 @@ def test_watchdog_of_the_service_manager_is_fed(scene: SupervisorScene) -> None:
     scene.notifier.watchdog = 10.0
     scene.loop.advance(CALM_TICK)
     assert "alive" in scene.notifier.told
+
+
+def test_short_watchdog_is_fed_in_time(scene: SupervisorScene) -> None:
+    scene.notifier.watchdog = 0.6
+    scene.start()
+    scene.loop.advance(CALM_TICK)
+    before = scene.notifier.told.count("alive")
+    for _ in range(10):
+        scene.loop.advance(0.2)
+    assert scene.notifier.told.count("alive") == before + 10
+
+
+def test_watchdog_of_a_service_that_is_dead_is_not_fed(scene: SupervisorScene) -> None:
+    scene.notifier.watchdog = 3.0
+    scene.service = make_service(errorlog=str(scene.log), canary=False, workers=1, timeout=0.01)
+    (pid,) = scene.start()
+    row = Scoreboard.from_descriptor(scene.supervisor.seam.scoreboard).claim(1)
+    row.adopt(pid)
+    row[Field.HEARTBEAT] = time.monotonic_ns() - int((OVERTIME + 1) * 1e9)
+    scene.supervisor.manager._alive_at = 0.0
+    scene.notifier.told.clear()
+    scene.loop.advance(CALM_TICK)
+    assert "alive" not in scene.notifier.told
+    row[Field.HEARTBEAT] = time.monotonic_ns()
+    scene.loop.advance(CALM_TICK)
+    assert "alive" in scene.notifier.told
+
+
+def test_reload_and_stop_ask_for_time_when_they_have_been_told(scene: SupervisorScene) -> None:
+    scene.start()
+    scene.notifier.told.clear()
+    reload = scene.supervisor.submit(commands.Reload())
+    assert scene.notifier.told == ["Reloading: reading the configuration; 1 worker serving", "reloading"]
+    scene.loop.advance(CALM_TICK)
+    assert "extend 10" in scene.notifier.told
+    assert not reload.outcome
+    scene.serve(2)
+    assert scene.outcome(reload).ok
+    scene.service = ConfigurationError("no")
+    reload = scene.supervisor.submit(commands.Reload())
+    assert not scene.outcome(reload).ok
+    told = scene.notifier.told
+    assert told[-1] == "ready"
+    assert told[-2].endswith("refused: no")
+    told.clear()
+    scene.supervisor.submit(commands.StopService(fast=False))
+    assert told[0].startswith("Stopping: 0 requests in flight, 2 workers left")
+    assert told[1] == "stopping"
+    scene.loop.advance(CALM_TICK)
+    assert "extend 10" in told
+
+
+def test_fault_in_what_is_shown_costs_nothing_else(scene: SupervisorScene, monkeypatch: pytest.MonkeyPatch) -> None:
+    scene.start()
+    monkeypatch.setattr(manager_reports, "describe", lambda *_: 1 // 0)
+    reload = scene.supervisor.submit(commands.Reload())
+    scene.serve(2)
+    assert scene.outcome(reload).ok
+    assert "ZeroDivisionError" in scene.logged()
+
+
+def test_listener_that_was_kept_over_a_crash_and_is_not_named_any_more_is_given_back(scene: SupervisorScene) -> None:
+    listeners = scene.supervisor.seam.listeners
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        address = sock.getsockname()
+        first = sock.detach()
+    name = _store_name(address)
+    scene.supervisor.seam.environ.update(LISTEN_FDS="1", LISTEN_PID=str(os.getpid()), LISTEN_FDNAMES=name)
+    adopt = listeners.adopt
+    vars(listeners)["adopt"] = lambda environ: adopt(environ, first=first)
+    scene.start()
+    assert f"forget {name}" in scene.notifier.told
+    assert f"store {name}" not in scene.notifier.told
+    assert f"listener closed: 127.0.0.1:{address[1]}" in scene.logged()
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(address)
 
 
 def test_end_of_a_master_is_told_to_the_machine_and_made_up_for(scene: SupervisorScene) -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from outrider_supervisor.handled_signals import HANDLED_SIGNALS
 from outrider_supervisor.messages import ReopenLogs, SetTarget, Stop, WorkerReady
-from outrider_supervisor.supervisor import HANDLED_SIGNALS
 from outrider_testing.fake_masters import SupervisorScene
 from outrider_testing.fakes import ManualLoop
 
@@ -40,7 +40,7 @@ def test_ttin_and_ttou_scale(scene: SupervisorScene) -> None:
     pid = scene.spawn(1)
     scene.masters[1].say(WorkerReady(pid))
     scene.until(lambda: scene.supervisor.machine.operation is None, "the second worker")
-    assert scene.notifier.told[-1] == "serving: generation 1, 2 of 2 workers"
+    assert scene.notifier.told[-1] == "Serving with 2 of 2 workers (generation 1)"
     signal.raise_signal(signal.SIGTTOU)
     scene.loop.run_ready()
     assert SetTarget(1) in scene.masters[1].told()

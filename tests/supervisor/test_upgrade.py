@@ -15,9 +15,9 @@ import pytest
 from outrider_supervisor import control_commands as commands
 from outrider_supervisor import upgrade
 from outrider_supervisor.actions import Level
+from outrider_supervisor.handled_signals import HANDLED_SIGNALS
 from outrider_supervisor.messages import Stop
 from outrider_supervisor.operations import Operation, Outcome
-from outrider_supervisor.supervisor import HANDLED_SIGNALS
 from outrider_supervisor.upgrade import CHECK_TIMEOUT, STATE_VERSION
 from outrider_testing.fake_masters import SupervisorScene
 from outrider_testing.fakes import ManualLoop

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 REPOSITORY = Path(__file__).parents[2]
-TABLE = (REPOSITORY / "docs" / "conformance.md").read_text()
+TABLE = (REPOSITORY / "docs" / "reference" / "conformance.md").read_text()
 NAME = re.compile(r"`(tests/[\w/]+\.py)::(test_\w+)`")
 
 

@@ -13,7 +13,7 @@ from outrider import gunicorn_settings
 from outrider.errors import ConfigurationError
 from outrider.gunicorn_settings import ARBITER_ONLY, HONOURED, REFUSED, WITHOUT_EFFECT, refuse_unsupported
 
-DOCS = Path(__file__).parents[2] / "docs" / "settings.md"
+DOCS = Path(__file__).parents[2] / "docs" / "reference" / "settings.md"
 GUNICORN_SETTINGS = {setting.name for setting in KNOWN_SETTINGS if setting.section != "Outrider"}
 SECTIONS: dict[str, frozenset[str]] = {
     "### Honoured": HONOURED,

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import re
 import socket
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -114,6 +117,58 @@ def test_text_line_is_the_same_through_the_queue(cfg: Any) -> None:
     access(log, cfg)
     first, second = Path(cfg.accesslog).read_text().splitlines()
     assert first == second == "192.0.2.1 GET /x HTTP/1.1 200 13 1500000"
+
+
+def streamed(monkeypatch: pytest.MonkeyPatch, path: Path) -> Any:
+    """gunicorn's logger with both logs on a stream that is the journal."""
+    stream = path.open("w")
+    found = os.fstat(stream.fileno())
+    monkeypatch.setenv("JOURNAL_STREAM", f"{found.st_dev}:{found.st_ino}")
+    for name in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, name, stream)
+    cfg = Config()
+    cfg.set("accesslog", "-")
+    return make_log(cfg), cfg, stream
+
+
+@pytest.mark.parametrize("log_format", ["auto", "json"])
+@pytest.mark.parametrize("is_queued", [False, True])
+def test_lines_in_the_journal_have_a_priority(
+    log_format: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *, is_queued: bool
+) -> None:
+    log, cfg, stream = streamed(monkeypatch, tmp_path / "journal")
+    assert use_log_format(log_format, log, None) == []
+    assert use_log_format(log_format, log, None) == []  # as in each new worker
+    writer = LogWriter((log.error_log, log.access_log), log)
+    if is_queued:
+        writer.start()
+    log.error("one\ntwo")
+    access(log, cfg)
+    assert not is_queued or writer.stop(20.0)
+    stream.close()
+    lines = (tmp_path / "journal").read_text().splitlines()
+    if log_format == "json":
+        assert [(line[:3], json.loads(line[3:])["level"]) for line in lines] == [("<3>", "ERROR"), ("<6>", "INFO")]
+    else:
+        assert lines[:2] == ["<3>one", "<3>two"]
+        assert lines[2].startswith("<6>192.0.2.1 - - [")
+        assert len(lines) == 3
+
+
+def test_text_that_was_asked_for_is_text_in_the_journal_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    log, _, stream = streamed(monkeypatch, tmp_path / "journal")
+    assert use_log_format("text", log, None) == []
+    log.error("no")
+    stream.close()
+    assert re.fullmatch(r"\[.*\] \[\d+\] \[ERROR\] no\n", (tmp_path / "journal").read_text())
+
+
+def test_files_beside_the_journal_are_text(cfg: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JOURNAL_STREAM", "1:2")
+    log = make_log(cfg)
+    assert use_log_format("auto", log, None) == []
+    log.error("no")
+    assert Path(cfg.errorlog).read_text().startswith("[")
 
 
 class Shouting(logging.Formatter):

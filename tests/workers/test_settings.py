@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from dataclasses import FrozenInstanceError, fields
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -19,11 +18,9 @@ from outrider.settings import (
     SUPERVISOR_SETTINGS,
     OutriderSettings,
     load_settings,
-    render_settings_table,
     validate_setting,
 )
 
-DOCS = Path(__file__).parents[2] / "docs" / "settings.md"
 NAMES = [field.name for field in fields(OutriderSettings)]
 NO_VARIABLES: dict[str, str] = {}
 
@@ -277,21 +274,6 @@ def test_variable_for_the_supervisor_is_refused_with_where_it_belongs(stock_cfg:
 )
 def test_reserved_variable_is_left_alone(stock_cfg: Any, variable: str) -> None:
     assert load_settings(stock_cfg, {variable: "x"}) == OutriderSettings()
-
-
-# -- documentation
-
-
-def test_docs_show_the_rendered_table() -> None:
-    text = DOCS.read_text(encoding="utf-8")
-    _, _, rest = text.partition("<!-- settings: begin -->\n")
-    table, _, _ = rest.partition("<!-- settings: end -->")
-    assert table == render_settings_table()
-
-
-def test_table_names_each_setting() -> None:
-    rows = render_settings_table().splitlines()[2:]
-    assert [row.split("`")[1] for row in rows] == NAMES
 
 
 def test_password_is_not_printed_with_the_configuration(cfg: Any) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from outrider.log_atoms import Line, LineAtoms
+from outrider.log_journal import INFO
 from outrider.log_json import JSONFormatter, Stamper, to_json
 from outrider.runtime import Scope
 
@@ -29,13 +30,20 @@ _TEXT_HEADERS = {b"host": "host", b"user-agent": "user_agent", b"referer": "refe
 class AccessFormatter(JSONFormatter):
     """A request as an object; a record that is none, which a logger class of the user may write, as an event."""
 
-    def __init__(self, generation: int | None = None, prefix: str = "", clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        generation: int | None = None,
+        prefix: str = "",
+        clock: Callable[[], float] = time.time,
+        *,
+        for_journal: bool = False,
+    ) -> None:
         """As JSONFormatter, for this process. `clock` gives seconds since the epoch."""
-        super().__init__(generation, prefix)
+        super().__init__(generation, prefix, for_journal=for_journal)
         self._clock = clock
         self._stamp = Stamper()
         pid, number = os.getpid(), "" if generation is None else f'"generation":{generation},'
-        self._before = prefix + '{"time":"'
+        self._before = (INFO if for_journal else "") + prefix + '{"time":"'
         self._behind = f'","level":"INFO","logger":"gunicorn.access","pid":{pid},{number}'
         # Of its own for each process: the ids of two workers must differ.
         self._id_prefix = os.urandom(6).hex()

@@ -18,6 +18,7 @@ from gunicorn.instrument.statsd import Statsd
 
 from outrider.access_json import AccessFormatter
 from outrider.log_atoms import Format, Line, escape
+from outrider.log_journal import JournalFormatter, with_priority
 from outrider.log_relay import Relay
 from outrider.request_views import RequestView, ResponseView, request_environ
 from outrider.runtime import Scope
@@ -107,6 +108,9 @@ def _emit(logger: logging.Logger, form: Format, line: Line) -> None:
         formatter = relay.handler.formatter
         if type(formatter) is AccessFormatter:
             relay.put(formatter.text_of(line))
+            return
+        if type(formatter) is JournalFormatter:
+            relay.put(with_priority(form.text % form.atoms_of(line), logging.INFO))
             return
         if type(formatter) is logging.Formatter and formatter._fmt == Logger.access_fmt:  # noqa: SLF001  # no other way
             relay.put(form.text % form.atoms_of(line))

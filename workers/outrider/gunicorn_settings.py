@@ -1,6 +1,6 @@
 """What becomes of each setting of gunicorn: honoured, refused at boot, or none of a worker's business.
 
-None is ignored in silence. docs/settings.md tells people the same; a test holds both against gunicorn's list.
+None is ignored in silence. docs/reference/settings.md tells people the same; a test holds both against gunicorn's list.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """libnghttp2, through ngh2: frames, HPACK and the state of streams (RFC 9113, RFC 7541).
 
-The only module that knows the library. It has no I/O and no clock: bytes in, events and bytes out. docs/http2.md says
-why this library and not another.
+The only module that knows the library. It has no I/O and no clock: bytes in, events and bytes out. docs/guide/http2.md
+says why this library and not another.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 
+from outrider.log_journal import marked_as_error
 from outrider.log_json import JSONFormatter
 
 INTERVAL = 60.0
@@ -42,7 +43,7 @@ class _Reporter:
             told = logging.LogRecord("outrider.log", logging.ERROR, "", 0, sentence, None, None)
             sentence = JSONFormatter().format(told)
         try:
-            sys.stderr.write(f"{sentence}\n")
+            sys.stderr.write(f"{marked_as_error(sentence, sys.stderr)}\n")
             sys.stderr.flush()
         except (AttributeError, OSError, ValueError):
             # stderr is missing, on the same full disk, or closed: nobody is left to tell.

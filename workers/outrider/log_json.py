@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from outrider.log_journal import priority
+
 to_json: Callable[[Any], str] = json.JSONEncoder(separators=(",", ":"), default=str, skipkeys=True).encode
 """One line of ASCII: nothing that it holds can end the line, or steer a terminal."""
 
@@ -33,9 +35,16 @@ class Stamper:
 class JSONFormatter(logging.Formatter):
     """An event: time, level, logger, pid, generation, message, and exception, stack and report where there are some."""
 
-    def __init__(self, generation: int | None = None, prefix: str = "") -> None:
-        """Take the number of the generation under the supervisor, and what stands before the object, as for syslog."""
+    def __init__(self, generation: int | None = None, prefix: str = "", *, for_journal: bool = False) -> None:
+        """Take what is the same for all lines.
+
+        Args:
+            generation: its number under the supervisor.
+            prefix: what stands before the object, as for syslog.
+            for_journal: whether a priority stands before it, for journald.
+        """
         super().__init__()
+        self.for_journal = for_journal
         self._generation = {} if generation is None else {"generation": generation}
         self.prefix = prefix
         self._stamp = Stamper()
@@ -59,4 +68,5 @@ class JSONFormatter(logging.Formatter):
         report = getattr(record, "report", None)
         if isinstance(report, str):  # an application may have a use of its own for that name
             fields["report"] = report
-        return self.prefix + to_json(fields)
+        line = self.prefix + to_json(fields)
+        return priority(record.levelno) + line if self.for_journal else line

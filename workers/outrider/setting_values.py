@@ -31,9 +31,9 @@ def seconds(value: object) -> float:
 
 def log_format(value: object) -> str:
     """Validate how the lines of a log look."""
-    if value in ("text", "json"):
+    if value in ("auto", "text", "json"):
         return str(value)
-    raise ValueError("text or json")
+    raise ValueError("auto, text or json")
 
 
 def count(value: object) -> int:

@@ -45,6 +45,7 @@ SUPERVISOR_SETTINGS = frozenset(
         "scale_down_window",
         "scale_up_step",
         "scale_up_window",
+        "stop_delay",
         "target_utilisation",
     }
 )
@@ -164,11 +165,12 @@ class OutriderSettings:
         "Use the TLS transport of aiofastnet, where `outrider[tls]` has installed it.",
     )
     log_format: str = declare(
-        "text",
+        "auto",
         check.log_format,
         Flag("--log-format", "FORMAT"),
-        "How the lines of the access log and the error log look: `text`, gunicorn's formats, or `json`, one object a "
-        "line. What a logconfig or a logger class of your own formats stays as it is. See logging.md.",
+        "How the lines of the access log and the error log look: `text`, gunicorn's formats, `json`, one object a "
+        "line, or `auto`: `text`, but in systemd's journal without time and pid, and with a priority. What a logconfig "
+        "or a logger class of your own formats stays as it is. See docs/reference/logging.md.",
     )
     server_timing: bool = declare(
         False,
@@ -292,16 +294,6 @@ def validate_setting(name: str, value: object, source: str) -> Any:
         ConfigurationError: the value is not allowed; the message says that it came from `source`.
     """
     return validated(name, _FIELDS[name].metadata["validator"], value, source)
-
-
-def render_settings_table() -> str:
-    """Outrider's settings as a Markdown table, for docs/settings.md."""
-    lines = ["| Setting | Default | Variable | What it does |", "|---|---|---|---|"]
-    for name, field in _FIELDS.items():
-        default = repr(list(field.default) if isinstance(field.default, tuple) else field.default)
-        cells = (f"`{name}`", f"`{default}`", f"`{ENVIRONMENT_PREFIX}{name.upper()}`")
-        lines.append(f"| {' | '.join(cells)} | {field.metadata['description']} |")
-    return "\n".join(lines) + "\n"
 
 
 def _refuse_unknown_variables(environ: Mapping[str, str]) -> None:

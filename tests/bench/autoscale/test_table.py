@@ -10,7 +10,7 @@ from autoscale.outrider import Outrider
 from autoscale.table import OUTRIDER, PRICE, Verdict, best_peer, compare
 from autoscale.traces import TRACES
 
-DOCS = Path(__file__).parents[3] / "docs" / "autoscaling.md"
+DOCS = Path(__file__).parents[3] / "docs" / "explanation" / "autoscaling.md"
 
 
 def result(over: int, wasted: int, turns: int = 0) -> Result:

@@ -85,27 +85,40 @@ class FakeNotifier:
     def __init__(self) -> None:
         self.told: list[str] = []
         self.watchdog: float | None = None
+        self.is_deaf = False
+        """Its queue is full."""
 
-    def ready(self) -> None:
-        self.told.append("ready")
+    def ready(self) -> bool:
+        return self._note("ready")
 
-    def reloading(self) -> None:
-        self.told.append("reloading")
+    def reloading(self) -> bool:
+        return self._note("reloading")
 
-    def stopping(self) -> None:
-        self.told.append("stopping")
+    def stopping(self) -> bool:
+        return self._note("stopping")
 
-    def status(self, text: str) -> None:
-        self.told.append(text)
+    def status(self, text: str) -> bool:
+        return self._note(text)
 
-    def keep_alive(self) -> None:
-        self.told.append("alive")
+    def keep_alive(self) -> bool:
+        return self._note("alive")
 
-    def store(self, name: str, _descriptor: int) -> None:
-        self.told.append(f"store {name}")
+    def extend(self, seconds: float) -> bool:
+        return self._note(f"extend {seconds:g}")
 
-    def forget(self, name: str) -> None:
-        self.told.append(f"forget {name}")
+    def store(self, name: str, _descriptor: int) -> bool:
+        return self._note(f"store {name}")
+
+    def forget(self, name: str) -> bool:
+        return self._note(f"forget {name}")
+
+    def flush(self) -> None:
+        """It tells at once, or never."""
+
+    def _note(self, text: str) -> bool:
+        if not self.is_deaf:
+            self.told.append(text)
+        return not self.is_deaf
 
     def close(self) -> None:
         self.told.append("close")
@@ -142,7 +155,8 @@ class SupervisorScene:
             return Supervisor(("app:app",), self.environ, self.journal)
 
         supervisor = self.loop.run_until_complete(make())
-        vars(supervisor.seam)["notifier"] = self.notifier
+        for each in (supervisor.seam, supervisor.manager):
+            vars(each)["notifier"] = self.notifier
         return supervisor
 
     # -- acting

@@ -87,6 +87,10 @@ AS_PID_1 = (
 """Run as the first process of a PID namespace, as in a container (unshare(1)); the launcher waits for its end."""
 
 
+WITH_JOURNAL = ("sh", "-c", 'JOURNAL_STREAM=$(stat -L -c %d:%i /proc/self/fd/2) exec "$0" "$@"')
+"""Run as if standard error were a stream to journald (systemd.exec(5))."""
+
+
 def can_be_nobody() -> bool:
     """Tell whether this is root, with the rights that root should have."""
     return _works([*AS_NOBODY, sys.executable, "-c", f"import os, sys; sys.exit(os.getuid() != {_NOBODY.pw_uid})"])

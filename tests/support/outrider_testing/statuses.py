@@ -55,6 +55,7 @@ def make_status(*generations: GenerationStatus, **changes: object) -> Status:
         "since": NOW - 11520,
         "target": 4,
         "capacity": 3,
+        "unreadiness": "",
         "addresses": ["http://127.0.0.1:8000"],
         "admin_addresses": [],
         "operation": None,

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from outrider_supervisor import control_commands as commands
+from outrider_supervisor.handled_signals import HANDLED_SIGNALS
 from outrider_supervisor.messages import SetTarget, WorkerReady
-from outrider_supervisor.supervisor import HANDLED_SIGNALS
 from outrider_testing.fake_masters import SupervisorScene
 
 
