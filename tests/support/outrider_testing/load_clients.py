@@ -8,6 +8,7 @@ import enum
 import math
 import random
 import select
+import ssl
 from collections import deque
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
@@ -95,7 +96,7 @@ class Connection:
         self.port: int = address[1] if isinstance(address, tuple) else 0
 
     @classmethod
-    async def open(cls, address: Address) -> Connection:
+    async def open(cls, address: Address, tls: ssl.SSLContext | None = None) -> Connection:
         """Connect."""
         loop = asyncio.get_running_loop()
         reader = _TimedReader(loop)
@@ -104,7 +105,8 @@ class Connection:
             return asyncio.StreamReaderProtocol(reader, loop=loop)
 
         if isinstance(address, tuple):
-            transport, _ = await loop.create_connection(make_protocol, *address)
+            name = "localhost" if tls else None
+            transport, _ = await loop.create_connection(make_protocol, *address, ssl=tls, server_hostname=name)
         else:
             transport, _ = await loop.create_unix_connection(make_protocol, address)
         return cls(reader, transport)
@@ -152,8 +154,11 @@ class Connection:
         return response
 
     def close(self) -> None:
-        """Close without waiting for the peer."""
-        self._transport.close()
+        """Close without waiting for the peer, as TLS would."""
+        if self._transport.get_extra_info("ssl_object"):
+            self._transport.abort()
+        else:
+            self._transport.close()
 
     async def _read_body(self, head: Response) -> bytes:
         if head.field("transfer-encoding").lower() != "chunked":
@@ -166,9 +171,9 @@ class Connection:
 
 
 @contextlib.asynccontextmanager
-async def open_connection(address: Address) -> AsyncIterator[Connection]:
+async def open_connection(address: Address, tls: ssl.SSLContext | None = None) -> AsyncIterator[Connection]:
     """Connect, and close at the end without waiting for the peer."""
-    connection = await Connection.open(address)
+    connection = await Connection.open(address, tls)
     try:
         yield connection
     finally:
@@ -188,6 +193,7 @@ class Client:
     """The base of all kinds: what they share is the address, a seeded source of chance, and the pace."""
 
     kind: ClassVar[str]
+    tls: ClassVar[ssl.SSLContext | None] = None
 
     def __init__(self, address: Address, chance: random.Random, pace: Pace) -> None:
         self.address = address
@@ -234,6 +240,8 @@ class KeepAliveClient(Client):
 
     kind = "keep-alive"
     connections = 20
+    request = encode_request("GET", "/pid")
+    answer: bytes | None = None
 
     def __init__(self, address: Address, chance: random.Random, pace: Pace) -> None:
         super().__init__(address, chance, pace)
@@ -241,9 +249,9 @@ class KeepAliveClient(Client):
 
     async def perform(self, exchange: Exchange) -> None:
         """Ask on the connection that idled longest, or on a new one until there are enough."""
-        connection = self._take() or await Connection.open(self.address)
+        connection = self._take() or await Connection.open(self.address, self.tls)
         try:
-            response = await connection.ask(encode_request("GET", "/pid"), exchange)
+            response = await connection.ask(self.request, exchange, self.answer)
         except BaseException:
             connection.close()
             raise
@@ -266,6 +274,14 @@ class KeepAliveClient(Client):
             self._idle.pop().close()
 
 
+class KeepAlivePostClient(KeepAliveClient):
+    """Does the same with requests that a proxy must not send twice."""
+
+    kind = "keep-alive POST"
+    request = encode_request("POST", "/echo", body=POST_BODY)
+    answer = POST_BODY
+
+
 class NewConnectionClient(Client):
     """Makes a connection for each request."""
 
@@ -273,7 +289,7 @@ class NewConnectionClient(Client):
 
     async def perform(self, exchange: Exchange) -> None:
         """Connect, ask, read."""
-        async with open_connection(self.address) as connection:
+        async with open_connection(self.address, self.tls) as connection:
             await connection.ask(encode_request("GET", "/pid", [("Connection", "close")]), exchange)
 
 
@@ -284,7 +300,7 @@ class SilentClient(Client):
 
     async def perform(self, exchange: Exchange) -> None:
         """Connect, wait, ask, read."""
-        async with open_connection(self.address) as connection:
+        async with open_connection(self.address, self.tls) as connection:
             exchange.port = connection.port
             await self.pause(self.pace.silence)
             await connection.ask(encode_request("GET", "/pid", [("Connection", "close")]), exchange)
@@ -299,7 +315,7 @@ class HalfSentPostClient(Client):
         """Send the head and half of the body, wait, send the rest, read the echo."""
         request = encode_request("POST", "/echo", [("Connection", "close")], POST_BODY)
         middle = len(request) - len(POST_BODY) // 2
-        async with open_connection(self.address) as connection:
+        async with open_connection(self.address, self.tls) as connection:
             exchange.port = connection.port
             connection.send(request[:middle])
             await self.pause(self.pace.silence)
@@ -315,6 +331,6 @@ class SlowStreamClient(Client):
         """Ask for a stream and read it to its proper end."""
         interval = self.chance.uniform(*self.pace.stream) / STREAM_PIECES
         target = f"/stream?count={STREAM_PIECES}&size={STREAM_PIECE_SIZE}&interval={interval:.3f}"
-        async with open_connection(self.address) as connection:
+        async with open_connection(self.address, self.tls) as connection:
             request = encode_request("GET", target, [("Connection", "close")])
             await connection.ask(request, exchange, b"x" * (STREAM_PIECES * STREAM_PIECE_SIZE))
