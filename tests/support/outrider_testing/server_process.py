@@ -136,11 +136,7 @@ class ServerProcess:
 
     def until(self, condition: Callable[[], T], deadline: float = PATIENCE, what: str = "") -> T:
         """Wait for `condition`; on failure the log is part of the message."""
-        try:
-            return until(condition, deadline, what=what)
-        except TimeoutError as error:
-            message = f"{error}\n--- log ---\n{self.log_text()}"
-            raise TimeoutError(message) from None
+        return until(condition, deadline, what=what, explain=lambda: f"--- log ---\n{self.log_text()}")
 
     def until_log(self, pattern: str, deadline: float = PATIENCE) -> re.Match[str]:
         """Wait until the log matches a regular expression; return the match."""

@@ -13,10 +13,13 @@ POLL_INTERVAL = 0.01
 _never = threading.Event()
 
 
-def until(condition: Callable[[], T], deadline: float = 5.0, *, what: str = "") -> T:
+def until(
+    condition: Callable[[], T], deadline: float = 5.0, *, what: str = "", explain: Callable[[], str] = lambda: ""
+) -> T:
     """Call `condition` until it returns something true, and return that.
 
-    `deadline` is in seconds from now. Raises TimeoutError naming `what` when it passes.
+    `deadline` is in seconds from now. Raises TimeoutError naming `what` when it passes, with what `explain` says then,
+    such as a log.
     """
     end = time.monotonic() + deadline
     while True:
@@ -25,5 +28,5 @@ def until(condition: Callable[[], T], deadline: float = 5.0, *, what: str = "") 
             return result
         if time.monotonic() >= end:
             message = f"not within {deadline} s: {what or getattr(condition, '__name__', condition)}"
-            raise TimeoutError(message)
+            raise TimeoutError("\n".join(filter(None, [message, explain()])))
         _never.wait(POLL_INTERVAL)

@@ -17,6 +17,8 @@ from outrider_supervisor import actions, events, pool
 from outrider_supervisor.actions import Action, Finish, Log, Notify, Readiness
 from outrider_supervisor.events import Event, FromGeneration
 from outrider_supervisor.generation import Generation
+from outrider_supervisor.intents import Reload
+from outrider_supervisor.liveness import is_alive
 from outrider_supervisor.machine import Machine
 from outrider_supervisor.machine_state import load_machine, save_machine
 from outrider_supervisor.messages import ALIVE_PERIOD, Alive, FromMaster, MasterBooted, MasterFailed, WorkerSpawned
@@ -62,6 +64,7 @@ class FakeService:
         self._events: deque[Event] = deque()
         self._mail: list[tuple[float, Event]] = []
         self._is_dispatching = False
+        self._told: Readiness | None = None
         self._last_pid = 100
         self._bounds: dict[float, tuple[int, int]] = {}
         self._known: set[int] = set()
@@ -236,6 +239,9 @@ class FakeService:
         self._deliver_mail()
         self.send(events.Observed({pid: each.sample() for pid, each in self.workers.items()}, self.load()))
         self._note_extremes()
+        if self.serving:
+            beats = dict.fromkeys(self.workers, self.now)
+            assert is_alive(self.machine, beats, self.now), "the watchdog would end a service that serves"
 
     def _note_extremes(self) -> None:
         self.least_serving = min(self.least_serving, self.serving)
@@ -359,6 +365,11 @@ class FakeService:
         for action in todo:
             self.actions.append(action)
             self._do(action)
+            if isinstance(action, Notify):
+                self._note_readiness(action.readiness)
+        if self.machine.current is not None and not self.machine.is_stopping:
+            is_reloading = isinstance(self.machine.operation, Reload)
+            assert is_reloading == (self._told is Readiness.RELOADING), "the manager waits for the end of a reload"
         match event:
             case events.MasterExited(number):
                 self._buried.add(number)
@@ -366,6 +377,11 @@ class FakeService:
                 self._known.add(pid)
                 if pid not in self.workers:
                     self.send(events.WorkerGone(pid))
+
+    def _note_readiness(self, readiness: Readiness) -> None:
+        is_second = readiness is Readiness.RELOADING and self._told is Readiness.RELOADING
+        assert not is_second, "a reload begins before the manager was told that the last one is over"
+        self._told = readiness
 
     def _do(self, action: Action) -> None:
         match action:
