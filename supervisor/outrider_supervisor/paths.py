@@ -8,7 +8,7 @@ An instance puts it into the first of these that applies, as `<name>.sock`, and 
 
 So an instance that a service manager runs is found from a shell if its directory is `/run/outrider`
 (`RuntimeDirectory=outrider`), or one below it (`RuntimeDirectory=outrider/shop`), which several can have, each as a
-user of its own. Nobody but root searches the directories of other users.
+user of its own. Nobody but root searches the directories of other users; who has one can't take another's name.
 """
 
 from __future__ import annotations
@@ -189,7 +189,7 @@ def _instance_directories() -> list[Path]:
 
 
 def _is_anothers_name(path: Path, instances: Collection[Path]) -> bool:
-    """Whether a socket is called as an instance that has another directory to itself: whose it is may put in anything."""
+    """Whether an instance has put in a socket that is called as another one, which has a directory of its own."""
     home = Path(_SYSTEM_DIRECTORY, path.stem)
     return path.parent in instances and path.parent != home and home in instances
 

@@ -90,22 +90,16 @@ class Seam:
         self.reports = reports
         self.starter = MasterStarter(self.argv, self._children_environ, scoreboard, reports.write_end, self.children)
 
-    def count_cores(self) -> None:
-        """Have masters, and the reader of the configuration, know what WEB_CONCURRENCY=auto means now.
-
-        Raises:
-            ConfigurationError: the variable is neither `auto` nor a number.
-        """
-        self._children_environ |= self.environ | web_concurrency.resolve(self.environ, ControlGroup())
-
     async def read_service(self) -> Service:
         """Read the configuration in a child, since gunicorn.conf.py is the user's code.
+
+        It is told how many cores there are now (WEB_CONCURRENCY=auto), and so is the master that is started next.
 
         Raises:
             ConfigurationError: it cannot be used; a `ServiceRefused` where the child says why.
         """
         start_directory.check(self.environ)
-        self.count_cores()
+        self._children_environ |= self.environ | web_concurrency.resolve(self.environ, ControlGroup())
         command = [sys.executable, "-P", "-m", "outrider_supervisor.read_config", *self.argv]
         try:
             child = await self.children.run(command, self._children_environ, READ_TIMEOUT)

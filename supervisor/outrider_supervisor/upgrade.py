@@ -218,7 +218,6 @@ async def resume(supervisor: Supervisor, state: dict[str, Any]) -> None:
     seam.pidfile.path = state["pidfile"]
     ours, theirs = (_socket(each) for each in state["reports"])
     os.set_inheritable(state["scoreboard"], False)
-    seam.count_cores()
     seam.open_shared(state["scoreboard"], ReportInbox(loop, supervisor.note_report, (ours, theirs)))
     app = ControlApp(supervisor, supervisor.feed)
     await supervisor.open_control(ControlServer.from_state(state["control"], app, journal.logger))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 
 import pytest
 
-from outrider_testing.proxies import DEPLOY, SECOND_HOST, Place, place, program, run, running, service
+from outrider_testing.programs import check_program, program
+from outrider_testing.proxies import DEPLOY, SECOND_HOST, Place, place, running, service
 from outrider_testing.proxy_scenarios import ProxyScenarios, Stage, check_host_is_left_out
 
 pytestmark = pytest.mark.external
@@ -22,7 +24,8 @@ def caddy(place: Place, *alternatives: str) -> list[str]:
     config = place.directory / "etc/Caddyfile"
     path = program("caddy", CADDY)
     config.write_text(place.render("caddy/Caddyfile", "tls", *alternatives, changes={"grace_period 30s": options}))
-    out = run(path, "validate", "--adapter", "caddyfile", "--config", str(config), HOME=str(place.directory))
+    words = (path, "validate", "--adapter", "caddyfile", "--config", str(config))
+    out = check_program(words, env={**os.environ, "HOME": str(place.directory)})
     assert "Valid configuration" in out, out
     return [path, "run", "--adapter", "caddyfile", "--config", str(config)]
 
@@ -59,4 +62,4 @@ def test_host_that_stops_is_left_out() -> None:
 
 def test_file_is_formatted() -> None:
     path = DEPLOY / "caddy/Caddyfile"
-    assert run(program("caddy", CADDY), "fmt", str(path)) == path.read_text()
+    assert check_program([program("caddy", CADDY), "fmt", str(path)]) == path.read_text()

@@ -85,7 +85,8 @@ def test_what_is_named_is_there(name: str) -> None:
     for service in services(name).values():
         used["networks"].update(service["networks"])
         used["secrets"].update(service.get("secrets", ()))
-        assert set(service.get("depends_on", ())) <= set(services(name))
+        instances = [key for key in services(name) if key != "proxy"] if service["image"] != "shop" else []
+        assert service.get("depends_on", {}) == {key: {"condition": "service_healthy"} for key in instances}
         for volume in service.get("volumes", ()):
             source = volume.split(":")[0]
             if source.startswith("."):
@@ -126,12 +127,15 @@ def test_every_service_is_kept_small(name: str) -> None:
         assert service["restart"] == "unless-stopped"
         assert not service.get("privileged")
         assert "healthcheck" in service
-    assert [each.get("cap_add") for key, each in services(name).items() if key != "proxy"] == [None, None]
+        assert service["logging"] == {"driver": "local"}, "it rotates"
+        added = ["NET_BIND_SERVICE"] if service["image"] != "shop" else None
+        assert service.get("cap_add") == added
 
 
 @pytest.mark.parametrize("name", FILES)
 def test_clients_reach_the_proxy_alone(name: str) -> None:
     """The service believes whoever reaches it (FORWARDED_ALLOW_IPS)."""
+    assert set(services(name)["proxy"]["ports"]) <= {"80:80", "443:443", "443:443/udp"}
     for key, service in services(name).items():
         assert ("ports" in service, set(service["networks"])) == (
             (True, {"frontend", "backend"}) if key == "proxy" else (False, {"backend"})
@@ -145,10 +149,37 @@ def test_container_is_given_the_time_that_a_drain_takes() -> None:
     assert shop["tmpfs"] == ["/tmp"], "where the control socket is; the root filesystem is read-only"  # noqa: S108  # the container's
 
 
+@pytest.mark.parametrize("name", FILES)
+def test_proxy_is_given_the_time_to_finish_what_it_holds(name: str) -> None:
+    transport = load("traefik/traefik.yaml")["entryPoints"]["websecure"]["transport"]
+    patience = {
+        "compose.caddy.yaml": words_of_caddy()["grace_period"],
+        "compose.traefik.yaml": transport["lifeCycle"]["graceTimeOut"],
+    }
+    assert settings()["graceful_timeout"] <= seconds(patience[name])
+    assert seconds(patience[name]) < seconds(services(name)["proxy"]["stop_grace_period"])
+
+
+def test_service_believes_the_proxy() -> None:
+    assert load("shop.yaml")["services"]["shop"]["environment"]["FORWARDED_ALLOW_IPS"] == "*"
+    assert settings()["secure_scheme_headers"] == {"X-FORWARDED-PROTO": "https"}, "Caddy and Traefik replace it"
+
+
 def test_health_check_is_that_of_the_image() -> None:
-    shop = load("shop.yaml")["services"]["shop"]
-    (command,) = re.findall(r"HEALTHCHECK [^\[]*(\[.*\])$", (DOCKER / "Dockerfile").read_text(), re.MULTILINE)
-    assert ["CMD", *yaml.safe_load(command)] == shop["healthcheck"]["test"]
+    check = load("shop.yaml")["services"]["shop"]["healthcheck"]
+    text = (DOCKER / "Dockerfile").read_text()
+    ((options, command),) = re.findall(r"^HEALTHCHECK ([^\[]*)CMD (\[.*\])$", text, re.MULTILINE)
+    assert ["CMD", *yaml.safe_load(command)] == check.pop("test")
+    assert seconds(check.pop("start_interval")) <= 1, "`up --wait` ends as soon as the service is ready"
+    in_image = dict(re.findall(r"--([\w-]+)=(\w+)", options))
+    assert in_image == {name.replace("_", "-"): str(value) for name, value in check.items()}
+
+
+def test_service_that_boots_slowly_or_misses_a_check_is_not_given_up() -> None:
+    check = load("shop.yaml")["services"]["shop"]["healthcheck"]
+    assert check["retries"] > 1
+    assert seconds(check["start_period"]) >= 30
+    assert seconds(check["interval"]) * check["retries"] <= 60
 
 
 # With the proxies
@@ -170,16 +201,32 @@ def test_traefik_knows_its_own_names() -> None:
     assert "ping" in static, "the container's health check asks for it"
 
 
+def test_traefik_sends_clients_to_tls_and_lets_them_upload() -> None:
+    points = load("traefik/traefik.yaml")["entryPoints"]
+    redirection = points["web"]["http"]["redirections"]["entryPoint"]
+    assert redirection == {"to": "websecure", "scheme": "https"}
+    assert seconds(points["websecure"]["transport"]["respondingTimeouts"]["readTimeout"]) >= 600
+
+
 def test_traefik_sends_requests_where_the_service_listens() -> None:
     balancer = load("traefik/dynamic.yaml")["http"]["services"]["shop"]["loadBalancer"]
-    port = settings()["bind"].rpartition(":")[2]
+    port = port_of_service()
     instances = [key for key in services("compose.traefik.yaml") if key != "proxy"]
     assert [each["url"] for each in balancer["servers"]] == [f"http://{key}:{port}" for key in instances]
-    assert settings()["admin_bind"] == f"0.0.0.0:{balancer['healthCheck']['port']}"
+    check = balancer["healthCheck"]
+    check_admin_endpoint(check["path"], check["port"], check["interval"])
     transport = load("traefik/dynamic.yaml")["http"]["serversTransports"][balancer["serversTransport"]]
     check_times(
         transport["forwardingTimeouts"]["idleConnTimeout"], transport["forwardingTimeouts"]["responseHeaderTimeout"]
     )
+
+
+def test_proxies_pass_on_nothing_that_clients_claim_to_be() -> None:
+    (headers, _) = load("traefik/dynamic.yaml")["http"]["middlewares"].values()
+    by_traefik = {name for name, value in headers["headers"]["customRequestHeaders"].items() if not value}
+    by_caddy = set(re.findall(r"header_up -([\w-]+)", (COMPOSE / "caddy" / "Caddyfile").read_text()))
+    assert by_traefik == {"X-Forwarded-Protocol", "X-Forwarded-Ssl", "Forwarded"}
+    assert by_caddy == {*by_traefik, "X-Forwarded-Port"}, "Traefik replaces that"
 
 
 def test_sticky_sessions_are_two_lines_to_uncomment() -> None:
@@ -189,17 +236,30 @@ def test_sticky_sessions_are_two_lines_to_uncomment() -> None:
 
 
 def test_caddy_sends_requests_where_the_service_listens() -> None:
-    text = (COMPOSE / "caddy" / "Caddyfile").read_text()
-    words = dict(
-        re.findall(
-            r"^\t+(reverse_proxy|health_port|keepalive|response_header_timeout) (.*?)(?: [#{].*)?$", text, re.MULTILINE
-        )
-    )
-    port = settings()["bind"].rpartition(":")[2]
+    words = words_of_caddy()
+    port = port_of_service()
     instances = [key for key in services("compose.caddy.yaml") if key != "proxy"]
     assert words["reverse_proxy"].split() == [f"{key}:{port}" for key in instances]
-    assert settings()["admin_bind"] == f"0.0.0.0:{words['health_port']}"
+    check_admin_endpoint(words["health_uri"], words["health_port"], words["health_interval"])
     check_times(words["keepalive"], words["response_header_timeout"])
+
+
+def words_of_caddy() -> dict[str, str]:
+    """The first word of each line in the Caddyfile, and the others."""
+    text = (COMPOSE / "caddy" / "Caddyfile").read_text()
+    return dict(re.findall(r"^\t+(\w+) (.*?)(?: [#{].*)?$", text, re.MULTILINE))
+
+
+def port_of_service() -> str:
+    host, _, port = settings()["bind"].rpartition(":")
+    assert host == "0.0.0.0", "the proxy is in another container"
+    return str(port)
+
+
+def check_admin_endpoint(path: str, port: int | str, interval: str) -> None:
+    assert path == "/readyz"
+    assert seconds(interval) <= 1, "a deployment waits 3 s until a new container is used"
+    assert settings()["admin_bind"] == f"0.0.0.0:{port}"
 
 
 def check_times(idle: str, response: str) -> None:

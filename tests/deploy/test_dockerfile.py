@@ -37,6 +37,13 @@ def test_process_1_is_outrider_and_not_a_shell() -> None:
 
 def test_user_is_a_number_other_than_root() -> None:
     assert re.fullmatch(r"([1-9]\d*):\1", last("USER"))
+    made = re.search(r"useradd --uid (\d+) --user-group ", " ".join(rest for _, rest in instructions()))
+    assert made is not None
+    assert last("USER") == f"{made[1]}:{made[1]}"
+
+
+def test_image_is_stopped_by_the_signal_that_drains() -> None:
+    assert last("STOPSIGNAL") == "SIGTERM"
 
 
 def test_stages_share_their_python() -> None:

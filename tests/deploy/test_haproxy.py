@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import pytest
 
 from outrider_testing.http_client import connect
-from outrider_testing.proxies import SECOND_HOST, Place, place, program, run, running, service
+from outrider_testing.programs import check_program, program
+from outrider_testing.proxies import SECOND_HOST, Place, place, running, service
 from outrider_testing.proxy_scenarios import ProxyScenarios, Stage, check_host_is_left_out, check_tls_passes_through
 
 pytestmark = pytest.mark.external
@@ -31,7 +32,7 @@ def haproxy(place: Place, path: str, *alternatives: str) -> list[str]:
     config = place.directory / "etc/haproxy.cfg"
     config.write_text(place.render(path, *alternatives, changes=changes))
     command = [program("haproxy", "apt install haproxy"), "-db", "-f", str(config)]
-    out = run(*command, "-c")
+    out = check_program([*command, "-c"])
     assert "Configuration file is valid" in out, out
     assert "WARNING" not in out, out
     return command

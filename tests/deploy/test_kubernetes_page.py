@@ -14,7 +14,8 @@ import yaml
 
 from outrider_supervisor.settings import token
 from outrider_testing import kubernetes
-from outrider_testing.documented import Command, commands
+from outrider_testing.documented import REPOSITORY, Command, commands
+from outrider_testing.programs import run_program
 from outrider_testing.shown_output import match
 
 PAGE = "docs/how-to/kubernetes.md"
@@ -28,22 +29,17 @@ def without_namespace(command: str) -> str:
 
 def in_table() -> list[str]:
     """The commands of the table, by how they begin."""
-    page = (kubernetes.REPOSITORY / PAGE).read_text(encoding="utf-8")
+    page = (REPOSITORY / PAGE).read_text(encoding="utf-8")
     _, table = page.split("| Command | What was checked instead |")
     return re.findall(r"^\| `([^`]+)` \|", table, re.MULTILINE)
 
 
 def run(command: Command, *more: str) -> subprocess.CompletedProcess[str]:
     path = f"{kubernetes.TOOLS / 'bin'}:{os.environ['PATH']}"
-    return subprocess.run(
+    return run_program(
         ["bash", "-c", " ".join([command.text, *more])],
-        cwd=kubernetes.REPOSITORY,
+        cwd=REPOSITORY,
         env=os.environ | {"PATH": path, "KUBECONFIG": os.devnull},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=60,
-        check=False,
     )
 
 
@@ -66,7 +62,7 @@ def test_table_has_no_other_commands() -> None:
 def test_files_and_values_that_commands_name_are_there() -> None:
     named = {name for each in commands(PAGE) for name in re.findall(r"deploy/kubernetes/[\w./-]+", each.text)}
     assert named
-    assert [name for name in named if not Path(kubernetes.REPOSITORY, name).exists()] == []
+    assert [name for name in named if not Path(REPOSITORY, name).exists()] == []
 
 
 @pytest.mark.external
@@ -95,7 +91,7 @@ def test_command_makes_a_rule_of_the_operator_out_of_the_alerts() -> None:
     done = run(dataclasses.replace(command, text=command.text.removesuffix(" > prometheusrule.yaml")))
     monitor = kubernetes.read(kubernetes.COMPONENTS / "prometheus" / "servicemonitor.yaml")
     job = kubernetes.base("Service", "shop-admin")["metadata"]["labels"][monitor["spec"]["jobLabel"]]
-    rules = (kubernetes.REPOSITORY / "deploy/prometheus/outrider.rules.yml").read_text(encoding="utf-8")
+    rules = (REPOSITORY / "deploy/prometheus/outrider.rules.yml").read_text(encoding="utf-8")
     assert yaml.safe_load(done.stdout) == {
         "apiVersion": monitor["apiVersion"],
         "kind": "PrometheusRule",

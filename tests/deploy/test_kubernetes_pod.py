@@ -22,6 +22,7 @@ import pytest
 import yaml
 
 from outrider_testing import kubernetes
+from outrider_testing.documented import REPOSITORY
 from outrider_testing.http_client import HTTPConnection, Response, can_connect, encode_request, fetch
 from outrider_testing.kubernetes import COMPONENTS, base, container_of
 from outrider_testing.network import Host, network
@@ -34,7 +35,7 @@ from outrider_testing.waiting import until
 pytestmark = [pytest.mark.external, pytest.mark.timeout(180)]
 
 TOKEN = "0123456789abcdef"
-IMAGE = kubernetes.REPOSITORY / "deploy" / "docker"
+IMAGE = REPOSITORY / "deploy" / "docker"
 LOG = "/tmp/log"  # noqa: S108  # of the pod, as the next
 PROBE = "/tmp/probe"  # noqa: S108
 START_DEADLINE = 40.0

@@ -13,7 +13,7 @@ import pytest
 
 from outrider_testing import releases
 from outrider_testing.documented import REPOSITORY, Command, commands
-from outrider_testing.http_client import can_connect, fetch
+from outrider_testing.http_client import HTTPConnection, can_connect, fetch
 from outrider_testing.load import Load, Report
 from outrider_testing.load_clients import (
     HalfSentPostClient,
@@ -31,6 +31,7 @@ from outrider_testing.waiting import until
 pytestmark = [pytest.mark.external, pytest.mark.timeout(120)]
 
 PAGE = "docs/how-to/many-machines.md"
+HOSTS, DEPLOY, FAILURE, STOP = "The hosts", "Deploy", "When a host fails", "Take a host out"
 MIX = {
     KeepAliveClient: 40,
     KeepAlivePostClient: 20,
@@ -89,8 +90,18 @@ def bring_back(site: Site, shop: Shop) -> None:
     until(site.all_up, START_DEADLINE, what="HAProxy to use it again")
 
 
+def print_in_flight(site: Site, shop: Shop) -> None:
+    """Wait until a host has requests in flight, and say how many: there is something to lose."""
+    number = until(lambda: site.in_flight(shop), START_DEADLINE, what="requests in flight")
+    print(f"{number} requests in flight on {shop.host.name}")
+
+
+def test_every_command_of_the_page_is_typed_here() -> None:
+    assert {command.section for command in commands(PAGE)} == {HOSTS, DEPLOY, FAILURE, STOP}
+
+
 def test_hosts_are_as_the_page_shows_them(site: Site) -> None:
-    status, readiness = shown("The hosts")
+    status, readiness = shown(HOSTS)
     type_shown(site, status)
     type_shown(site, readiness)
 
@@ -111,8 +122,17 @@ def test_sticky_session_stays_on_its_host(site: Site) -> None:
     assert COOKIE in (REPOSITORY / PAGE).read_text()
 
 
+def test_request_that_must_not_happen_twice_has_a_connection_of_its_own(site: Site) -> None:
+    """One that had been kept might be closed just then."""
+    with site.client.entered(), HTTPConnection((site.proxy.address, 80)) as connection:
+        for body in (None, b"x") * 5:
+            assert connection.request("GET" if body is None else "POST", "/echo", body=body).status == 200
+    assert site.reused("shop")
+    assert not site.reused("shop_once")
+
+
 def test_rolling_reload_loses_nothing(site: Site) -> None:
-    bring, rolling_reload = shown("Deploy")
+    bring, rolling_reload = shown(DEPLOY)
     site.build(releases.good(2))
     type_shown(site, bring)
     check_nothing_lost(load(site, lambda: type_shown(site, rolling_reload)))
@@ -120,7 +140,7 @@ def test_rolling_reload_loses_nothing(site: Site) -> None:
 
 
 def test_rolling_reload_stops_where_a_release_does_not_start(site: Site) -> None:
-    rolling_reload, way_back = shown("When a host fails")
+    rolling_reload, way_back = shown(FAILURE)
     site.bring("2", releases.good(2))
     site.bring("3", releases.good(3), shop2=releases.faulty(3, "startup fails"))
     before = site.versions()
@@ -161,7 +181,7 @@ def test_host_that_is_stopped_and_started_loses_nothing(site: Site) -> None:
     shop = site.shops["shop2"]
 
     def stop() -> None:
-        (command,) = shown("Take a host out")
+        (command,) = shown(STOP)
         type_shown(site, command)
         assert shop.wait() == 0
 
@@ -173,18 +193,15 @@ def test_host_that_is_stopped_and_started_loses_nothing(site: Site) -> None:
 
 def test_host_that_is_killed_loses_only_what_was_in_flight_there(site: Site) -> None:
     shop = site.shops["shop1"]
-    in_flight = 0
 
     def kill() -> None:
-        nonlocal in_flight
-        in_flight = until(lambda: site.in_flight(shop), START_DEADLINE, what="requests in flight")
+        print_in_flight(site, shop)
         shop.host.kill_processes()
 
     def start() -> None:
         bring_back(site, shop)
 
     report = load(site, kill, start)
-    print(f"{in_flight} requests in flight there a moment before, {len(report.lost)} lost")
     assert all(report.windows[0].touches(each) for each in report.lost), f"{report}"
     repeatable = {KeepAliveClient.kind, NewConnectionClient.kind}
     assert not [each for each in report.lost if each.kind in repeatable], f"{report}"
@@ -192,11 +209,9 @@ def test_host_that_is_killed_loses_only_what_was_in_flight_there(site: Site) -> 
 
 def test_host_whose_cable_is_pulled_loses_only_what_was_in_flight_there(site: Site) -> None:
     shop = site.shops["shop3"]
-    in_flight = 0
 
     def pull() -> None:
-        nonlocal in_flight
-        in_flight = until(lambda: site.in_flight(shop), START_DEADLINE, what="requests in flight")
+        print_in_flight(site, shop)
         shop.host.set_link(up=False)
 
     def plug() -> None:
@@ -206,6 +221,5 @@ def test_host_whose_cable_is_pulled_loses_only_what_was_in_flight_there(site: Si
         until(site.all_up, START_DEADLINE, what="HAProxy to use it again")
 
     report = load(site, pull, plug)
-    print(f"{in_flight} requests in flight there a moment before, {len(report.lost)} lost")
     assert all(report.windows[0].touches(each) for each in report.lost), f"{report}"
     assert not report.count(Outcome.NO_ANSWER), f"{report}"

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from outrider_testing.proxies import SECOND_HOST, Place, place, program, run, running, service
+from outrider_testing.programs import check_program, program
+from outrider_testing.proxies import SECOND_HOST, Place, place, running, service
 from outrider_testing.proxy_scenarios import ProxyScenarios, Stage, check_host_is_left_out, check_tls_passes_through
 
 pytestmark = pytest.mark.external
@@ -30,7 +31,7 @@ def nginx(place: Place, rest: str, modules: str = "") -> list[str]:
     path = place.directory / "etc/nginx.conf"
     path.write_text(_MAIN.format(rest=rest, modules=modules))
     command = [program("nginx", "apt install nginx"), "-e", "stderr", "-p", f"{place.directory}/run/", "-c", str(path)]
-    assert "test is successful" in run(*command, "-t")
+    assert "test is successful" in check_program([*command, "-t"])
     return command
 
 

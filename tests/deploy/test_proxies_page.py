@@ -14,7 +14,7 @@ import pytest
 from outrider_testing.certificates import Authority
 from outrider_testing.documented import REPOSITORY, Command, commands, files
 from outrider_testing.network import Host, isolated
-from outrider_testing.proxies import program
+from outrider_testing.programs import program
 from outrider_testing.shown_output import match
 from outrider_testing.waiting import until
 

@@ -26,6 +26,13 @@ def machine() -> Iterator[Machine]:
         yield booted_machine
 
 
+@pytest.fixture(autouse=True)
+def journal(machine: Machine) -> Iterator[None]:
+    """Print it, which is shown for a test that has failed."""
+    yield
+    print(machine.journal(lines=200))
+
+
 # -- outrider@.socket
 
 

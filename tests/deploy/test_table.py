@@ -6,8 +6,9 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-DEPLOY = ROOT / "deploy"
+from outrider_testing.documented import REPOSITORY
+
+DEPLOY = REPOSITORY / "deploy"
 
 
 def rows() -> list[tuple[list[str], list[str]]]:
@@ -33,6 +34,6 @@ def test_every_file_has_one_row() -> None:
 def test_every_test_is_there() -> None:
     for _, tests in rows():
         for name in tests:
-            directory = ROOT if name.startswith("tests/") else ROOT / "tests/deploy"
-            found = [*directory.glob(name), *(ROOT / "tests/integration").glob(name)]
+            directory = REPOSITORY if name.startswith("tests/") else REPOSITORY / "tests/deploy"
+            found = [*directory.glob(name), *(REPOSITORY / "tests/integration").glob(name)]
             assert found, name

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from outrider_testing.proxies import SECOND_HOST, Place, place, program, running, service
+from outrider_testing.programs import program
+from outrider_testing.proxies import SECOND_HOST, Place, place, running, service
 from outrider_testing.proxy_scenarios import ProxyScenarios, Stage, check_host_is_left_out
 
 pytestmark = pytest.mark.external

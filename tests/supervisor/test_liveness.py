@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from outrider_supervisor.backoff import LONGEST_BACKOFF
-from outrider_supervisor.events import Started
+from outrider_supervisor.events import Observed, Started
 from outrider_supervisor.fleet import OVERTIME
 from outrider_supervisor.generation import WorkerState
 from outrider_supervisor.liveness import is_alive
@@ -203,6 +203,7 @@ def test_stop_that_is_hurried_again_and_again_has_no_more_time() -> None:
     service.stop()
     deadline = service.machine.deadline
     stand_still(service, 1000.0)
+    service.machine.handle(Observed({}, None), service.now)  # whom it kills does not die
     service.stop(fast=True)
     assert service.machine.deadline == deadline
 

@@ -157,7 +157,7 @@ def test_only_so_much_waits(manager: Manager, notifier: Notifier) -> None:
     fill(notifier)
     for number in range(MOST_WAITING + 1):
         notifier.forget(str(number))
-    told = []
+    told: list[str] = []
     while len(told) < MOST_WAITING:
         told += read_all(manager)
         notifier.flush()

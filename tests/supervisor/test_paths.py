@@ -278,6 +278,26 @@ def test_directory_that_others_may_write_to_has_no_instances(system: Path, liste
     assert find_socket("shop", {}, 1234) == Path("/", "tmp", "outrider-1234", "shop.sock")
 
 
+def test_directory_that_is_not_roots_has_no_instances(system: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (system / "shop").mkdir()
+    lstat = os.lstat
+    monkeypatch.setattr(os, "lstat", lambda path: os.stat_result((*(found := lstat(path))[:4], 4321, *found[5:])))
+    assert find_socket("shop", {}, 1234) == Path("/", "tmp", "outrider-1234", "shop.sock")
+
+
+def test_socket_in_the_systems_directory_is_no_directory_of_an_instance(system: Path, listen: Listen) -> None:
+    listen(system / "shop.sock").close()
+    with pytest.raises(ConfigurationError, match="no supervisor runs here"):
+        find_socket(None, {}, 1234)
+
+
+def test_instance_in_the_systems_directory_is_found_beside_an_empty_one(system: Path, listen: Listen) -> None:
+    listen(system / "shop.sock")
+    (system / "shop").mkdir()
+    assert find_socket("shop", {}, 0) == system / "shop.sock"
+    assert find_socket(None, {}, 0) == system / "shop.sock"
+
+
 def test_directory_that_cannot_be_listed_has_no_instances(system: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     system.chmod(0o711)
 
@@ -312,6 +332,6 @@ def test_managed_directory_may_be_roots_link(tmp_path: Path, monkeypatch: pytest
     monkeypatch.undo()
     if UID == 0:
         os.close(link.open(UID))
-    else:
-        with pytest.raises(ConfigurationError, match="a symbolic link"):
-            link.open(UID)
+        os.lchown(link.path, 4321, 4321)
+    with pytest.raises(ConfigurationError, match="a symbolic link"):
+        link.open(UID)

@@ -130,7 +130,7 @@ def test_configuration_is_read_by_a_child_and_its_listeners_opened(scene: Scene)
 
 def test_reader_of_the_configuration_does_not_hear_of_sockets_that_were_handed_over(scene: Scene) -> None:
     scene.seam.listeners.adopt(scene.seam.environ)
-    scene.python(f'env >{scene.directory}/environ\n{quoted(make_service().to_json())}')
+    scene.python(f"env >{scene.directory}/environ\n{quoted(make_service().to_json())}")
     scene.loop.run_until_complete(scene.seam.read_service())
     assert "LISTEN_" not in (scene.directory / "environ").read_text()
 
@@ -394,6 +394,14 @@ def test_listeners_of_another_supervisor_are_not_stored_again(scene: Scene) -> N
     scene.seam.take_listeners(listeners)
     scene.loop.run_until_complete(scene.seam.open_listeners(make_service()))
     assert scene.notifier.told == []
+
+
+def test_listener_that_is_opened_again_is_stored_again(scene: Scene) -> None:
+    service = make_service(addresses=(f"{scene.directory}/web.sock",))
+    for _ in range(2):
+        scene.loop.run_until_complete(scene.seam.open_listeners(service))
+        scene.seam.do(actions.KeepListeners(None))
+    assert [each.split()[0] for each in scene.notifier.told] == ["store", "forget"] * 2
 
 
 def test_listener_that_the_manager_had_no_room_for_is_stored_later(scene: Scene) -> None:

@@ -146,6 +146,7 @@ def test_listeners_that_were_kept_in_vain_are_told_of(scene: SupervisorScene, mo
     monkeypatch.setattr(scene.supervisor.seam.listeners, "adopt", lambda _environ: ["unix:/gone"])
     scene.service = make_service(errorlog=str(scene.log), notes=("a note",))
     scene.finish(scene.supervisor.start())
+    assert "forget unix:/gone" in scene.notifier.told
     assert "unix:/gone: kept by the service manager in vain" in scene.logged()
     assert "[WARNING] a note" in scene.logged()
 
@@ -252,6 +253,16 @@ def test_watchdog_of_the_service_manager_is_fed(scene: SupervisorScene) -> None:
     scene.notifier.watchdog = 10.0
     scene.loop.advance(CALM_TICK)
     assert "alive" in scene.notifier.told
+
+
+def test_listener_that_the_service_manager_had_no_room_for_is_stored_soon(scene: SupervisorScene) -> None:
+    scene.notifier.is_deaf = True
+    scene.start()
+    scene.notifier.is_deaf = False
+    before = scene.notifier.flushes
+    scene.loop.advance(CALM_TICK)
+    assert any(each.startswith("store ") for each in scene.notifier.told)
+    assert scene.notifier.flushes > before, "what it waits for has had to wait as well"
 
 
 def test_short_watchdog_is_fed_in_time(scene: SupervisorScene) -> None:

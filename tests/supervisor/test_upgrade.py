@@ -160,6 +160,7 @@ def test_exec_that_fails_leaves_the_old_supervisor_as_it_was(
     call = Exec()
     monkeypatch.setattr(os, "execve", call)
     before = inheritable()
+    scene.notifier.told.clear()
     outcome = scene.outcome(begin(scene))
     assert outcome == Outcome(ok=True, code="done", message="the new supervisor takes over")
     scene.until(lambda: scene.supervisor.machine.operation is None, "the end of the upgrade")
@@ -167,6 +168,7 @@ def test_exec_that_fails_leaves_the_old_supervisor_as_it_was(
     assert program == sys.executable
     assert arguments[:4] == [sys.executable, "-P", "-m", "outrider_supervisor.main"]
     assert environ == scene.environ
+    assert f"extend {upgrade.EXEC_PATIENCE:g}" in scene.notifier.told
     assert call.blocked >= set(HANDLED_SIGNALS)
     state = int(arguments[4])
     assert call.inheritable == before | {state, *descriptors_of(call.state)}

@@ -8,6 +8,7 @@ import logging
 import os
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -172,3 +173,16 @@ def test_log_in_json_is_told_of_in_json(
     assert [(each["logger"], each["level"]) for each in told] == [("outrider.log", "ERROR")] * 2
     assert "No space left on device" in told[0]["message"]
     assert "TypeError" in told[1]["message"]
+
+
+def test_sentence_is_an_error_in_the_journal(
+    logger: logging.Logger, clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_full_disk(logger)
+    quiet_handler_errors([logger], clock)
+    with (tmp_path / "journal").open("w") as stream:
+        found = os.fstat(stream.fileno())
+        monkeypatch.setenv("JOURNAL_STREAM", f"{found.st_dev}:{found.st_ino}")
+        monkeypatch.setattr(sys, "stderr", stream)
+        logger.warning("lost")
+    assert (tmp_path / "journal").read_text().startswith("<3>outrider: can't write the log")

@@ -163,6 +163,16 @@ def test_text_that_was_asked_for_is_text_in_the_journal_too(monkeypatch: pytest.
     assert re.fullmatch(r"\[.*\] \[\d+\] \[ERROR\] no\n", (tmp_path / "journal").read_text())
 
 
+def test_format_of_somebodys_own_stays_in_the_journal(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    log, _, stream = streamed(monkeypatch, tmp_path / "journal")
+    for handler in log.error_log.handlers:
+        handler.setFormatter(Shouting("%(message)s"))
+    assert use_log_format("auto", log, None) == []
+    log.error("no")
+    stream.close()
+    assert (tmp_path / "journal").read_text() == "NO\n"
+
+
 def test_files_beside_the_journal_are_text(cfg: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JOURNAL_STREAM", "1:2")
     log = make_log(cfg)

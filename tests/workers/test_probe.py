@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from outrider.probe import CANCEL_PATIENCE, PROBE_AGENT, PROBE_TIMEOUT, ProbeError, probe
 from outrider.runtime import ASGIApp, Runtime
-from outrider_testing.fakes import DrivenApp, ManualLoop, constant, make_runtime
+from outrider_testing.fakes import DrivenApp, FakeLog, ManualLoop, constant, make_runtime
 
 
 def run(loop: ManualLoop, app: ASGIApp, path: str = "/health", **config: Any) -> Runtime:
@@ -47,7 +47,11 @@ def test_application_that_raises_fails_with_the_reason(loop: ManualLoop) -> None
     async def app(_scope: Any, _receive: Any, _send: Any) -> None:
         raise ValueError("no database")
 
-    assert failure(loop, app) == "probe_path /health: the application raised ValueError('no database')"
+    runtime = make_runtime(loop, app)
+    with pytest.raises(ProbeError) as caught:
+        loop.run_until_complete(probe(runtime, "/health"))
+    assert str(caught.value) == "probe_path /health: the application raised ValueError('no database')"
+    assert cast("FakeLog", runtime.log).messages("error") == ["Exception in ASGI application"]
 
 
 def test_probe_is_a_request_of_its_own_agent(loop: ManualLoop) -> None:

@@ -98,9 +98,11 @@ def test_failed_probe_ends_the_boot(make_stage: MakeStage) -> None:
     stage = make_stage(constant(status=503), probe_path="/health")
     stage.loop.run_ready()
     stage.lifespan.ready.set_result(None)
+    stage.lifespan.over.set_result(None)
     assert stage.is_over
     with pytest.raises(ProbeError, match="503"):
         stage.serving.result()
+    assert stage.lifespan.calls == ["startup", "shutdown"]
 
 
 @pytest.mark.parametrize("how", [Stop.DRAIN, Stop.QUICK])

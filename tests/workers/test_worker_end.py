@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import logging
 import os
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from gunicorn import util
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
 
 from outrider_testing.forked_worker import read_all
 from outrider_testing.waiting import until
@@ -54,6 +60,23 @@ def test_failed_probe_is_a_failed_boot(fork: Fork, monkeypatch: pytest.MonkeyPat
     worker = fork(lambda: unhealthy, wait=False, asgi_lifespan="off")
     assert worker.wait() == 3
     assert "probe_path /health: the application answered 503, a 2xx is needed" in worker.log()
+
+
+def test_exception_in_the_probe_is_told_alone(fork: Fork, monkeypatch: pytest.MonkeyPatch) -> None:
+    @contextlib.asynccontextmanager
+    async def lifespan(_app: Starlette) -> AsyncIterator[None]:
+        yield
+        logging.getLogger("gunicorn.error").error("pool closed")
+
+    async def health(_request: Request) -> Response:
+        raise ValueError("no such column")
+
+    monkeypatch.setenv("OUTRIDER_PROBE_PATH", "/health")
+    worker = fork(lambda: Starlette(lifespan=lifespan, routes=[Route("/health", health)]), wait=False)
+    assert worker.wait() == 3
+    assert 'raise ValueError("no such column")' in worker.log()
+    assert "pool closed" in worker.log()
+    assert "CancelledError" not in worker.log()
 
 
 def test_user_that_may_not_be_changed_to_is_a_failed_boot(fork: Fork, monkeypatch: pytest.MonkeyPatch) -> None:

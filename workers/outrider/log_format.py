@@ -54,8 +54,6 @@ def _replaceable(handler: logging.Handler) -> str | None:
         return None
     if isinstance(formatter, JSONFormatter):
         return formatter.prefix
-    if isinstance(formatter, JournalFormatter):
-        return ""
     if type(formatter) is not logging.Formatter:
         return None
     text = str(formatter._fmt)  # noqa: SLF001  # there is no other way

@@ -72,6 +72,7 @@ async def probe(runtime: Runtime, path: str) -> None:
     try:
         call.result()
     except Exception as error:
+        runtime.log.exception("Exception in ASGI application")
         raise ProbeError(f"probe_path {path}: the application raised {error!r}") from error
     if not 200 <= status < 300:  # RFC 9110 §15.3: Successful
         answer = f"answered {status}" if status else "gave no answer"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from outrider.balance import STALE_AFTER_NS, surplus_to_shed
 from outrider.listener import Listener
 from outrider.loop_busy import make_meter
-from outrider.probe import probe
+from outrider.probe import ProbeError, probe
 from outrider.scoreboard import Field, WorkerState
 
 if TYPE_CHECKING:
@@ -137,7 +137,11 @@ class Server:
     async def _start_application(self, probe_path: str) -> None:
         await self._lifespan.startup()
         if probe_path:
-            await probe(self._runtime, probe_path)
+            try:
+                await probe(self._runtime, probe_path)
+            except ProbeError:
+                await self._lifespan.shutdown(MOST_LIFESPAN_SHARE)
+                raise
 
     def _note_boot_end(self, boot: asyncio.Task[None]) -> None:
         self._changed.set()

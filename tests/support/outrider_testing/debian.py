@@ -83,8 +83,8 @@ def enter(init: int, *words: str, online: bool = False) -> list[str]:
         words: the command.
         online: with the network of this machine, in place of that inside.
     """
-    namespaces = ("--mount", "--pid", *(() if online else ("--net",)))
-    return ["nsenter", "--target", str(init), *namespaces, "--root", "--wd", "env", *_environment(online=online), *words]
+    places = ("--mount", "--pid", *(() if online else ("--net",)), "--root", "--wd")
+    return ["nsenter", "--target", str(init), *places, "env", *_environment(online=online), *words]
 
 
 def _environment(*, online: bool) -> list[str]:

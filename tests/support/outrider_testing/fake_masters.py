@@ -87,6 +87,7 @@ class FakeNotifier:
         self.watchdog: float | None = None
         self.is_deaf = False
         """Its queue is full."""
+        self.flushes = 0
 
     def ready(self) -> bool:
         return self._note("ready")
@@ -114,6 +115,7 @@ class FakeNotifier:
 
     def flush(self) -> None:
         """It tells at once, or never."""
+        self.flushes += 1
 
     def _note(self, text: str) -> bool:
         if not self.is_deaf:

@@ -16,7 +16,8 @@ from typing import Any
 
 import yaml
 
-REPOSITORY = Path(__file__).parents[3]
+from outrider_testing.documented import REPOSITORY
+
 KUBERNETES = REPOSITORY / "deploy" / "kubernetes"
 BASE = KUBERNETES / "base"
 COMPONENTS = KUBERNETES / "components"

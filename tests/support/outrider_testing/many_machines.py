@@ -17,14 +17,13 @@ from outrider_testing import releases
 from outrider_testing.documented import REPOSITORY, files
 from outrider_testing.http_client import fetch
 from outrider_testing.network import Host, network
-from outrider_testing.programs import check_programs
+from outrider_testing.programs import DEADLINE, check_programs, run_program
 from outrider_testing.server_process import SUPPORT
 from outrider_testing.waiting import until
 
 PROXY_CONFIG = REPOSITORY / "deploy/haproxy/many-hosts.cfg"
 SHOPS = {"shop1": "10.0.0.11", "shop2": "10.0.0.12", "shop3": "10.0.0.13"}
 START_DEADLINE = 40.0
-COMMAND_DEADLINE = 60.0
 HOME = "/srv/shop"
 # The canary need not be thorough here.
 OPTIONS = "--canary-seconds 0.5 --canary-requests 5"
@@ -86,7 +85,7 @@ class Shop:
     def wait(self) -> int:
         """Wait for the end of the service; its exit status."""
         assert self._process is not None
-        return self._process.wait(COMMAND_DEADLINE)
+        return self._process.wait(DEADLINE)
 
     def status(self) -> Status:
         """Of the service; raises OSError if there is none."""
@@ -107,7 +106,7 @@ class Shop:
                 return status["state"] == "serving" and status["capacity"] == status["target"]
             return False
 
-        until(is_serving, START_DEADLINE, what=f"workers on {self.host.name}\n{self.log_text()}")
+        until(is_serving, START_DEADLINE, what=f"workers on {self.host.name}", explain=self.log_text)
 
     def version(self) -> str:
         """Which release answers here."""
@@ -204,6 +203,10 @@ class Site:
         """How many requests HAProxy has at a host."""
         return sum(int(row["scur"]) for row in self._rows() if row["svname"] == shop.host.name)
 
+    def reused(self, backend: str) -> int:
+        """How many requests of a backend have been sent on a connection that had been used before."""
+        return sum(int(row["reuse"]) for row in self._rows() if row["pxname"] == backend)
+
     # What is done
 
     def build(self, app: str) -> None:
@@ -217,16 +220,7 @@ class Site:
 
     def type(self, command: str, status: int = 0) -> str:
         """Type a command in a shell on the desk; it must end with this status. What it has written."""
-        done = subprocess.run(
-            self.client.command("bash", "-c", command, directory=self._desk),
-            env=self._environ,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=COMMAND_DEADLINE,
-            check=False,
-        )
+        done = run_program(self.client.command("bash", "-c", command, directory=self._desk), env=self._environ)
         print(f"$ {command}\n{done.stdout}")
         assert done.returncode == status, f"{command}: exit status {done.returncode}\n{done.stdout}"
         return done.stdout

@@ -142,11 +142,12 @@ class OutriderProcess(ServerProcess):
             self._check_alive()
             return self.is_settled(workers, generation)
 
-        try:
-            self.until(look, deadline, f"{workers} workers of generation {generation or 'any'}, and nothing else")
-        except TimeoutError as error:
-            message = f"{error}\n--- status ---\n{json.dumps(self.status(), indent=1)}"
-            raise TimeoutError(message) from None
+        what = f"{workers} workers of generation {generation or 'any'}, and nothing else"
+        self.until(look, deadline, what)
+
+    def _explain(self) -> str:
+        status = json.dumps(self.status(), indent=1) if can_connect(self.control_socket) else "none"
+        return f"{super()._explain()}\n--- status ---\n{status}"
 
     def wait_until_ready(self, workers: int = 1, deadline: float = START_DEADLINE) -> OutriderProcess:
         """Wait until `workers` workers are ready."""

@@ -1,7 +1,10 @@
-"""Read the process table in /proc: who runs in a session, who is whose child."""
+"""The process table in /proc: who runs in a session, who is whose child."""
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,6 +57,13 @@ def children(parent: int) -> list[int]:
 def session_members(session: int) -> list[int]:
     """Return the pids that live in a session, whoever their parent is by now."""
     return sorted(process.pid for process in processes() if process.session == session)
+
+
+def signal_session(session: int, number: signal.Signals) -> None:
+    """Send a signal to all that live in a session."""
+    for pid in session_members(session):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
 
 
 def zombies(session: int) -> list[int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from urllib.parse import urlencode
 
 from outrider_testing.http_client import fetch
 from outrider_testing.network import Host
-from outrider_testing.programs import check_programs
+from outrider_testing.programs import check_program, check_programs
 from outrider_testing.waiting import until
 
 ADDRESS = ("127.0.0.1", 9090)
@@ -28,12 +27,8 @@ class Prometheus:
         words = (f"--config.file={config}", f"--storage.tsdb.path={directory / 'data'}")
         address = f"--web.listen-address={ADDRESS[0]}:{ADDRESS[1]}"
         with self._log.open("wb") as log:
-            self._process = subprocess.Popen(
-                host.command("prometheus", *words, address, "--log.level=warn", directory=directory),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-            )
+            options = (*words, address, "--log.level=warn")
+            self._process = host.start("prometheus", *options, directory=directory, stdout=log, stderr=log)
 
     def ask(self, path: str, **parameters: str) -> Any:
         """Return the data of an answer of its API."""
@@ -63,10 +58,12 @@ class Prometheus:
                 return False
             return bool(targets) and all(target["health"] == "up" for target in targets)
 
-        try:
-            until(is_up, _START_DEADLINE, what="every target scraped")
-        except TimeoutError as error:
-            raise TimeoutError(f"{error}\n{self.ask('targets')}\n{self._log.read_text()}") from None
+        until(
+            is_up,
+            _START_DEADLINE,
+            what="every target scraped",
+            explain=lambda: f"{self.ask('targets')}\n{self._log.read_text()}",
+        )
 
     def close(self) -> None:
         """End it."""
@@ -80,6 +77,4 @@ class Prometheus:
 def promtool(*words: str | Path) -> str:
     """Run promtool, which must end with 0; return what it says."""
     check_programs(NEEDED)
-    done = subprocess.run(["promtool", *words], capture_output=True, text=True, timeout=60, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    return check_program(["promtool", *words])

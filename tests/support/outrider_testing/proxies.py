@@ -10,11 +10,9 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-import shutil
 import signal
 import ssl
 import subprocess
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +22,8 @@ from outrider_testing.documented import REPOSITORY
 from outrider_testing.http_client import fetch
 from outrider_testing.launchers import BUSY_MACHINE
 from outrider_testing.outrider_process import OutriderProcess
-from outrider_testing.processes import session_members
+from outrider_testing.processes import session_members, signal_session
+from outrider_testing.programs import ENDS_WITH_TEST
 from outrider_testing.serving import public_directory
 from outrider_testing.waiting import until
 
@@ -45,6 +44,8 @@ app = make({version!r})
 """
 _OPTIONS = ("--canary-requests", "10", "--canary-seconds", "0.2")
 _INSTEAD_OF_TCP = {"unix", "h2c"}
+_TOLD_OF_END = ("setpriv", "--pdeathsig", "TERM")
+"""As `ENDS_WITH_TEST`, but so that a proxy can take its workers along."""
 _numbers = itertools.count()
 
 
@@ -57,13 +58,6 @@ def own_address() -> str:
     """A loopback address that no other test has now (127.0.0.0/8 is this machine, RFC 1122 §3.2.1.3)."""
     number = (os.getpid() << 4 | next(_numbers) & 15) % (1 << 23)
     return f"127.{128 + (number >> 16)}.{number >> 8 & 255}.{number & 255}"
-
-
-def program(name: str, package: str) -> str:
-    """The path of a program, also of one that pip has installed; without it, an error that says what to install."""
-    path = shutil.which(name, path=f"{Path(sys.executable).parent}:{os.environ['PATH']}:/usr/sbin")
-    assert path, f"{name} is not installed: {package}"
-    return path
 
 
 def choose(text: str, *alternatives: str) -> str:
@@ -135,7 +129,7 @@ class ProxyProcess:
         self._log = place.directory / "proxy.log"
         with self._log.open("ab") as log:
             self.process = subprocess.Popen(
-                command,
+                [*_TOLD_OF_END, *command],
                 cwd=place.directory,
                 env={**os.environ, "HOME": str(place.directory)},
                 stdin=subprocess.DEVNULL,
@@ -157,9 +151,7 @@ class ProxyProcess:
     def stop(self) -> None:
         """End it and all its processes."""
         for number, patience in ((signal.SIGTERM, 1.0), (signal.SIGKILL, 5.0)):
-            for pid in session_members(self.process.pid):
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, number)
+            signal_session(self.process.pid, number)
             with contextlib.suppress(TimeoutError, subprocess.TimeoutExpired):
                 self.process.wait(patience)
                 until(lambda: not session_members(self.process.pid), patience)
@@ -181,22 +173,6 @@ def running(place: Place, command: Sequence[str]) -> Iterator[ProxyProcess]:
     finally:
         print(f"--- log of the proxy ---\n{proxy.log()[-20_000:]}")
         proxy.stop()
-
-
-def run(*command: str, **environment: str) -> str:
-    """Run a command that must succeed; what it has written."""
-    done = subprocess.run(
-        command,
-        env={**os.environ, **environment},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == 0, f"{command}: status {done.returncode}\n{done.stdout}"
-    return done.stdout
 
 
 @contextlib.contextmanager
@@ -226,7 +202,7 @@ def service(
         *_OPTIONS,
         config=settings,
         files={"app.py": release(1)},
-        launcher=BUSY_MACHINE,
+        launcher=(*ENDS_WITH_TEST, *BUSY_MACHINE),
     )
     try:
         yield server.wait_until_ready(workers)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TypedDict, TypeVar
 
 from outrider_testing.http_client import Address, HTTPConnection, Response, encode_request, fetch
-from outrider_testing.processes import is_running, session_members
+from outrider_testing.processes import is_running, session_members, signal_session
 from outrider_testing.waiting import until
 
 T = TypeVar("T")
@@ -136,7 +136,10 @@ class ServerProcess:
 
     def until(self, condition: Callable[[], T], deadline: float = PATIENCE, what: str = "") -> T:
         """Wait for `condition`; on failure the log is part of the message."""
-        return until(condition, deadline, what=what, explain=lambda: f"--- log ---\n{self.log_text()}")
+        return until(condition, deadline, what=what, explain=self._explain)
+
+    def _explain(self) -> str:
+        return f"--- log ---\n{self.log_text()}"
 
     def until_log(self, pattern: str, deadline: float = PATIENCE) -> re.Match[str]:
         """Wait until the log matches a regular expression; return the match."""
@@ -224,9 +227,7 @@ class ServerProcess:
                 until(lambda: not session_members(self.pid), 3.0)
             left = session_members(self.pid)
         finally:
-            for pid in session_members(self.pid):
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+            signal_session(self.pid, signal.SIGKILL)
             self.process.wait(STOP_DEADLINE)
         if left:
             message = f"processes had to be killed: {left} (of {self.pid})"

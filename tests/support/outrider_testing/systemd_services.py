@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import re
 import subprocess
 import sys
 import sysconfig
@@ -40,10 +41,7 @@ _ports = itertools.count(8001)
 
 @contextmanager
 def booted(root: Path = Path("/")) -> Iterator[Machine]:
-    """Boot a machine that has our units, and an environment with the working tree and what the tests run on.
-
-    The journal is printed at the end: pytest shows it where a test has failed.
-    """
+    """Boot a machine that has our units, and an environment with the working tree and what the tests run on."""
     sources = {REPOSITORY / name: f"/opt/outrider/{name}" for name in ("workers", "supervisor", "tests/support")}
     packages = {Path(sysconfig.get_path("platlib")): "/opt/packages"}
     python = "/usr" if sys.base_prefix == "/usr" else "/opt/python"
@@ -53,10 +51,7 @@ def booted(root: Path = Path("/")) -> Iterator[Machine]:
         for unit in TEMPLATES:
             machine.write(f"/etc/systemd/system/{unit}", (UNITS / unit).read_text())
         machine.systemctl("daemon-reload")
-        try:
-            yield machine
-        finally:
-            print(machine.journal())
+        yield machine
 
 
 def _make_environment(machine: Machine, python: str, paths: list[str]) -> None:
@@ -181,6 +176,14 @@ class Service:
     def main_pid(self) -> int:
         """Of the main process, inside."""
         return int(self.show("MainPID"))
+
+    @property
+    def generation(self) -> int:
+        """The one that serves, as the status says."""
+        text = self.show("StatusText")
+        found = re.search(r"^Serving with .* \(generation (\d+)\)", text)
+        assert found is not None, text
+        return int(found[1])
 
     def version(self) -> str:
         """Tell which release answers."""
