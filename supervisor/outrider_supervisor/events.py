@@ -111,6 +111,8 @@ class Sample:
     lag: float
     """Seconds: of the last tick, or since the last heartbeat where that is longer overdue."""
     memory: int | None = None
+    accepts: bool = False
+    """Whether it takes new connections; False where its row does not say so."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -79,6 +79,12 @@ class Machine:
         return self.succession.rollout
 
     @property
+    def is_reading(self) -> bool:
+        """Whether a reload waits for its configuration."""
+        succession = self.succession
+        return isinstance(self.operation, Reload) and succession.rollout is None and succession.handover is None
+
+    @property
     def target(self) -> int:
         """How many workers there shall be."""
         return self.succession.target
@@ -117,7 +123,7 @@ class Machine:
         if self.is_stopping:
             return min(self._stop_by, self._drain_at + OVERTIME)
         operation = self.operation
-        if isinstance(operation, Reload) and self.rollout is None:
+        if self.is_reading:
             return self._reload_since + READ_TIMEOUT + OVERTIME
         if isinstance(operation, Scale | Recycle) and any(isinstance(each, Reload) for each in self.waiting):
             return operation.deadline
@@ -191,6 +197,7 @@ class Machine:
             first = f"no longer ready, serving on for {delay:g} s; then " if delay else ""
             how = "stopping at once" if fast else f"stopping: {first}workers finish what they hold"
             self._outbox.log(Level.INFO, how, operation)
+            self.succession.end_handover()  # that reload has succeeded, or not, already
             self.agenda.stop()
             self.succession.give_up_rollout()
             self._outbox.act(actions.Notify(Readiness.STOPPING))
@@ -215,14 +222,14 @@ class Machine:
     @_take.register
     def _use_configuration(self, event: events.ConfigurationRead) -> None:
         operation = self.operation
-        if not isinstance(operation, Reload) or self.rollout is not None or self.current is None:
+        if not isinstance(operation, Reload) or not self.is_reading or self.current is None:
             return  # a stop came in between
         wants_canary = operation.canary and event.service.canary
         self.succession.begin_rollout(self.current, event.service, self._now, canary=wants_canary)
 
     @_take.register
     def _refuse_configuration(self, event: events.ConfigurationRefused) -> None:
-        if isinstance(self.operation, Reload) and self.rollout is None:
+        if self.is_reading:
             self._outbox.log(Level.ERROR, f"reload refused: {event.reason}")
             self.agenda.end(Code.REFUSED, f"nothing was changed: {event.reason}", details=event.details)
             self._outbox.act(actions.Notify(Readiness.READY))

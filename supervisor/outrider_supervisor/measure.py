@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import psutil
 
-from outrider.scoreboard import RowSnapshot, Scoreboard
+from outrider.scoreboard import RowSnapshot, Scoreboard, WorkerState
 from outrider_supervisor.events import Sample
 from outrider_supervisor.generation import Generation
 from outrider_supervisor.status_report import Usage
@@ -62,8 +62,10 @@ class Sampler:
         for generation in generations:
             service = generation.service
             for pid in generation.workers.keys() & rows.keys():
-                lag = lag_of(rows[pid]) if service.reports_state else 0.0
-                samples[pid] = Sample(rows[pid].requests, rows[pid].errors_5xx, lag, memory.get(pid))
+                row = rows[pid]
+                lag = lag_of(row) if service.reports_state else 0.0
+                accepts = service.reports_state and row.state == WorkerState.READY
+                samples[pid] = Sample(row.requests, row.errors_5xx, lag, memory.get(pid), accepts)
         if now - self._marked_at >= USAGE_PERIOD:
             self._marked_at = now
             self._earlier_marks, self._marks = self._marks, {pid: _mark(rows[pid], now) for pid in samples}

@@ -26,7 +26,7 @@ def describe(machine: Machine, in_flight: int, clocks: Clocks) -> str:
         text = _describe_stop(machine, in_flight, clocks)
     elif machine.current is None:
         text = _describe_start(machine)
-    elif isinstance(machine.operation, Reload):
+    elif machine.rollout is not None or machine.is_reading:
         text = _describe_reload(machine, machine.current)
     else:
         text = _describe_service(machine, machine.current, clocks) + _describe_failure(machine, clocks)
@@ -51,7 +51,9 @@ def _describe_service(machine: Machine, current: Generation, clocks: Clocks) -> 
         faults.append(f"{count(current.failures, 'failure')} in a row, the next start is at {retry}")
     if faults:
         text += f", {', '.join(faults)}"
-    return text if machine.operation is None else f"{text}; {type(machine.operation).__name__.lower()} under way"
+    if machine.operation is None or isinstance(machine.operation, Reload):  # one whose outcome is known
+        return text
+    return f"{text}; {type(machine.operation).__name__.lower()} under way"
 
 
 def _describe_failure(machine: Machine, clocks: Clocks) -> str:

@@ -13,6 +13,7 @@ from outrider_supervisor.counting import count
 from outrider_supervisor.events import Sample
 from outrider_supervisor.fleet import OVERTIME, Fleet, Outbox
 from outrider_supervisor.generation import Generation, GenerationState
+from outrider_supervisor.handover import PATIENCE, Handover
 from outrider_supervisor.health import Health
 from outrider_supervisor.replacements import Replacements
 from outrider_supervisor.rollout import Rollout
@@ -44,6 +45,8 @@ class Succession:
     ) -> None:
         self.current: Generation | None = None
         self.rollout: Rollout | None = None
+        self.handover: Handover | None = None
+        """The end of a reload whose rollout is over."""
         self.target = 0
         """How many workers there shall be."""
         self.scaled_to: int | None = None
@@ -115,9 +118,11 @@ class Succession:
 
     @property
     def deadline(self) -> float | None:
-        """When the first generation, or the next step of a rollout, is overdue; None without either."""
+        """When the first generation, or the next step of a reload, is overdue; None without either."""
         if self.rollout is not None:
             return self.rollout.deadline
+        if self.handover is not None:
+            return self.handover.deadline
         if self.current is None:
             return min(map(_first_deadline, self._fleet.generations.values()), default=None)
         return None
@@ -149,6 +154,8 @@ class Succession:
             rollout.observe(samples, self.target, now)
             if rollout.is_rolling_back and not was_rolling_back:
                 self._tell_way_back(rollout)
+        if self.handover is not None:
+            self.handover.observe(samples)
         if self.current is None:
             self._fail_overdue_start(now)
 
@@ -166,10 +173,13 @@ class Succession:
                 self.has_given_up = True
 
     def advance(self, now: float) -> None:
-        """Take the steps of the rollout that have become possible."""
-        rollout = self.rollout
-        if rollout is None:
-            return
+        """Take the steps of the reload that have become possible."""
+        if self.rollout is not None:
+            self._advance_rollout(self.rollout, now)
+        if self.handover is not None and self.handover.is_over(now):
+            self.end_handover()
+
+    def _advance_rollout(self, rollout: Rollout, now: float) -> None:
         is_complete = rollout.step(self.target, now)
         for note in rollout.notes:
             self._outbox.log(Level.INFO, f"generation {rollout.new.number}: {note}", self._agenda.asker)
@@ -189,16 +199,20 @@ class Succession:
 
     # -- how it ends
 
-    def _commit_first(self, generation: Generation) -> None:
-        self._make_current(generation)
-        self._outbox.log(
-            Level.INFO, f"generation {generation.number}: {generation.ready} of {count(self.target, 'worker')} ready"
-        )
+    def end_handover(self) -> None:
+        """Tell who waits for the end of a reload how it went, if one is about to end."""
+        handover, self.handover = self.handover, None
+        if handover is not None:
+            self._agenda.end(handover.code, handover.message, handover.number, handover.blamed)
+            self._outbox.act(actions.Notify(Readiness.READY))
 
-    def _make_current(self, generation: Generation) -> None:
+    def _commit_first(self, generation: Generation) -> None:
         generation.state = GenerationState.CURRENT
         self.current = generation
         self._outbox.act(actions.Notify(Readiness.READY))
+        self._outbox.log(
+            Level.INFO, f"generation {generation.number}: {generation.ready} of {count(self.target, 'worker')} ready"
+        )
 
     def _commit(self, rollout: Rollout, now: float, failure: str = "") -> None:
         """The new generation takes over, after a `failure` for want of another one."""
@@ -215,11 +229,12 @@ class Succession:
         # Before its workers go: they take what is queued at a listener that is not kept.
         self._outbox.act(actions.KeepListeners(new.service))
         self._fleet.stop(old, now, fast=False)
-        self._make_current(new)
+        new.state = GenerationState.CURRENT
+        self.current = new
+        code, message = Code.DONE, text
         if failure:
-            self._agenda.end(Code.FAILED, f"{failure}; it could not be undone, and {text}", new.number, rollout.blamed)
-        else:
-            self._agenda.end(Code.DONE, text, new.number)
+            code, message = Code.FAILED, f"{failure}; it could not be undone, and {text}"
+        self.handover = Handover(old, now + PATIENCE, code, message, new.number, rollout.blamed)
 
     def _end_rollback(self, rollout: Rollout, now: float) -> None:
         new, old = rollout.new, rollout.old
@@ -230,8 +245,8 @@ class Succession:
         self._fleet.stop(new, now, fast=False)
         serving = f"generation {old.number} serves with {old.ready} of {count(self.target, 'worker')}"
         self._outbox.log(Level.ERROR, f"generation {new.number} was rolled back: {rollout.failure}; {serving}")
-        self._agenda.end(Code.FAILED, f"rolled back: {rollout.failure}; {serving}", new.number, rollout.blamed)
-        self._outbox.act(actions.Notify(Readiness.READY))
+        message = f"rolled back: {rollout.failure}; {serving}"
+        self.handover = Handover(new, now + PATIENCE, Code.FAILED, message, new.number, rollout.blamed)
         self.postpone_recovery(now)
 
     def _fail_rollout(self, rollout: Rollout, reason: str, now: float, blamed: int) -> None:

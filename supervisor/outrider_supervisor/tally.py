@@ -10,6 +10,7 @@ from typing import Any
 
 from outrider_supervisor.events import ConfigurationRefused, Event, FromGeneration
 from outrider_supervisor.generation import Generation, GenerationState, WorkerState
+from outrider_supervisor.handover import Handover
 from outrider_supervisor.intents import Intent, Reload
 from outrider_supervisor.machine import Machine
 from outrider_supervisor.messages import WorkerExited
@@ -34,6 +35,7 @@ class Tally:
         self.last_reload: LastReload | None = None
         self._operation: Intent | None = None
         self._rollout: Rollout | None = None
+        self._handover: Handover | None = None
         self._current: Generation | None = None
         self._target = 0
         self._reload_since = 0.0
@@ -42,6 +44,7 @@ class Tally:
         """See what there is before the machine handles an event."""
         self._operation = machine.operation
         self._rollout = machine.rollout
+        self._handover = machine.succession.handover
         self._current = machine.current
         self._target = machine.target
         if isinstance(event, FromGeneration) and isinstance(event.message, WorkerExited) and not machine.is_stopping:
@@ -61,6 +64,8 @@ class Tally:
             self._reload_since = now
 
     def _outcome(self, event: Event, machine: Machine) -> str:
+        if self._handover is not None:
+            return self._handover.outcome
         if machine.current is not self._current:
             return "failed" if self._rollout is not None and self._rollout.failure else "committed"
         if machine.is_stopping:

@@ -13,7 +13,7 @@ import pytest
 
 from outrider_testing import releases
 from outrider_testing.documented import REPOSITORY, Command, commands
-from outrider_testing.http_client import HTTPConnection, can_connect, fetch
+from outrider_testing.http_client import HTTPConnection, can_connect, encode_request, fetch
 from outrider_testing.load import Load, Report
 from outrider_testing.load_clients import (
     HalfSentPostClient,
@@ -131,6 +131,21 @@ def test_request_that_must_not_happen_twice_has_a_connection_of_its_own(site: Si
     assert not site.reused("shop_once")
 
 
+@pytest.mark.parametrize("method,status", [("GET", 200), ("POST", 502)])
+def test_request_whose_worker_dies_is_repeated_only_if_that_is_harmless(site: Site, method: str, status: int) -> None:
+    held, opened = (site.directory / f"{method}.{suffix}" for suffix in ("held", "open"))
+    with site.client.entered(), HTTPConnection((site.proxy.address, 80)) as connection:
+        connection.send(encode_request(method, f"/gate/{method}", body=None if method == "GET" else b"x"))
+        until(held.exists, START_DEADLINE, what="a worker that has it")
+        (shop,) = (shop for shop in site.shops.values() if site.in_flight(shop))
+        held.unlink()
+        shop.kill_workers()
+        opened.touch()
+        assert connection.read_response().status == status
+    assert held.exists() == (status == 200)
+    shop.wait_until_serving()
+
+
 def test_rolling_reload_loses_nothing(site: Site) -> None:
     bring, rolling_reload = shown(DEPLOY)
     site.build(releases.good(2))
@@ -184,6 +199,7 @@ def test_host_that_is_stopped_and_started_loses_nothing(site: Site) -> None:
         (command,) = shown(STOP)
         type_shown(site, command)
         assert shop.wait() == 0
+        assert site.state_of(shop) == "DOWN", "HAProxy has noticed while the host still served"
 
     def start() -> None:
         bring_back(site, shop)

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import signal
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 
+from outrider_supervisor.handover import PATIENCE
 from outrider_supervisor.status import GenerationStatus, OperationStatus, Status, WorkerStatus
 from outrider_testing import releases
 from outrider_testing.http_client import can_connect, fetch
+from outrider_testing.launchers import with_numbers
 from outrider_testing.outrider_process import OutriderProcess
 from outrider_testing.serving import Supervise
 
@@ -26,6 +31,16 @@ def began(process: subprocess.Popen[str], words: str) -> None:
         if words in line:
             return
     raise AssertionError(f"the command ended without {words!r}")
+
+
+@contextlib.contextmanager
+def stopped(server: OutriderProcess, pid: int) -> Iterator[None]:
+    """Hold a process up."""
+    server.signal(signal.SIGSTOP, pid)
+    try:
+        yield
+    finally:
+        server.signal(signal.SIGCONT, pid)
 
 
 # status
@@ -128,6 +143,31 @@ def test_reload_opens_and_closes_addresses(supervise: Supervise, tmp_path: Path)
     server.reload().check()
     server.until(lambda: not can_connect(first), what="the first address closed")
     assert fetch(second, "/").body == b"hello"
+
+
+def test_reload_returns_when_no_old_worker_accepts(supervise: Supervise) -> None:
+    server = supervise(NO_CANARY, launcher=with_numbers(handover__PATIENCE=60))
+    (old,) = server.workers()
+    releases.deploy(server.directory, releases.good(2))
+    with stopped(server, old):
+        reload = server.begin("reload")
+        server.until(lambda: server.current()["number"] == 2, what="the commit")
+        assert server.status()["operation"]
+        assert reload.poll() is None
+    server.finish(reload).check()
+    assert {server.version() for _ in range(10)} == {"2"}
+
+
+def test_blocked_worker_holds_a_reload_up_for_two_seconds(supervise: Supervise) -> None:
+    server = supervise(NO_CANARY)
+    (old,) = server.workers()
+    with stopped(server, old):
+        assert "generation 2 is current" in server.reload().check()
+        status = server.status()
+        (commit,) = (each["at"] for each in status["events"] if "generation 2 is current" in each["text"])
+        last = status["reloads"]["last"]
+        assert last is not None
+        assert PATIENCE - 0.1 <= last["at"] - commit < 2 * PATIENCE
 
 
 def test_newest_of_the_waiting_reloads_wins(changing: OutriderProcess) -> None:

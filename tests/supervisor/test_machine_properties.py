@@ -18,8 +18,8 @@ GOOD = Release()
 RELEASES = st.sampled_from(
     [
         GOOD,
-        Release(boot_seconds=4.0, drain_seconds=3.0),
-        Release(requests_per_second=0.0, drain_seconds=FOREVER),
+        Release(boot_seconds=4.0, drain_seconds=3.0, close_seconds=1.0),
+        Release(requests_per_second=0.0, drain_seconds=FOREVER, close_seconds=FOREVER),
         Release(error_share=0.5),
         Release(lag=3.0),
         Release(boot_fault="exit"),

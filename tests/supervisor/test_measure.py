@@ -87,6 +87,14 @@ def test_worker_of_another_class_has_no_lag(board: Scoreboard) -> None:
     assert sample.lag == 0.0
 
 
+@pytest.mark.parametrize("state", list(WorkerState)[1:])
+def test_worker_accepts_while_its_row_says_ready(board: Scoreboard, state: WorkerState) -> None:
+    claim(board)[Field.STATE] = state
+    sampler = Sampler(board)
+    assert sampler.sample([generation(OURS)], START)[OURS].accepts is (state is WorkerState.READY)
+    assert not sampler.sample([generation(OURS, reports_state=False)], START)[OURS].accepts
+
+
 def test_memory_is_looked_at_only_now_and_then(board: Scoreboard) -> None:
     claim(board)
     sampler = Sampler(board)

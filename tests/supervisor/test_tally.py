@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from outrider_supervisor.actions import Action
 from outrider_supervisor.events import Event, ReloadAsked
 from outrider_supervisor.tally import CAUSES, OUTCOMES, Tally
-from outrider_testing.fakes.supervised_processes import BOOT_FAILS, CRASHES, MIB, Release
+from outrider_testing.fakes.supervised_processes import BOOT_FAILS, CRASHES, FOREVER, MIB, Release
 from outrider_testing.fakes.supervised_service import FakeService
 
 WALL = 1_790_000_000.0
@@ -155,9 +156,27 @@ def test_reload_that_a_stop_ends_is_counted_as_stopped() -> None:
     assert counted(tally.reloads) == {"stopped": 1}
 
 
+@pytest.mark.parametrize("error_share, outcome", [(0.0, "committed"), (0.5, "rolled_back")], ids=["good", "broken"])
+@pytest.mark.parametrize("is_stopped", [False, True])
+def test_reload_is_counted_as_what_it_was_when_its_old_workers_have_closed(
+    error_share: float, outcome: str, is_stopped: bool
+) -> None:
+    blocked = Release(close_seconds=FOREVER, drain_seconds=FOREVER)
+    service, tally = serve(blocked, graceful_timeout=600.0)
+    service.deploy(dataclasses.replace(blocked, error_share=error_share))
+    operation = service.reload()
+    service.wait_for(lambda: service.machine.succession.handover is not None)
+    assert counted(tally.reloads) == {}
+    if is_stopped:
+        service.stop()
+    service.outcome(operation)
+    assert counted(tally.reloads) == {outcome: 1}
+
+
+@pytest.mark.parametrize("close_seconds", [0.0, 1.0])
 @pytest.mark.parametrize("is_orphaned", [False, True])
-def test_reload_that_cannot_be_undone_is_counted_as_failed(is_orphaned: bool) -> None:
-    service, tally = serve()
+def test_reload_that_cannot_be_undone_is_counted_as_failed(is_orphaned: bool, close_seconds: float) -> None:
+    service, tally = serve(Release(close_seconds=close_seconds, drain_seconds=2.0))
     service.deploy(Release(boot_fault="exit", good_workers=3), max_surge=4 if is_orphaned else 1)
     operation = service.reload(canary=False)
     if is_orphaned:

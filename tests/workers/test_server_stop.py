@@ -59,6 +59,22 @@ def test_drain_takes_nothing_new(stage: Stage) -> None:
         client.connect(address)
 
 
+@pytest.mark.parametrize("how", [Stop.DRAIN, Stop.QUICK])
+def test_row_says_that_the_worker_drains_once_it_accepts_no_more(
+    stage: Stage, how: Stop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    close, states = stage.sock.close, []
+
+    def note_state_and_close() -> None:
+        states.append(stage.state())
+        close()
+
+    monkeypatch.setattr(stage.sock, "close", note_state_and_close)
+    stage.stop(how)
+    assert states[0] is WorkerState.READY
+    assert stage.state() is WorkerState.DRAINING
+
+
 def test_drain_serves_what_was_queued(stage: Stage) -> None:
     peer = Peer(stage.loop, stage.sock)
     stage.peers.append(peer)

@@ -112,7 +112,6 @@ class Server:
                 self._row[Field.STATE] = WorkerState.READY
                 self._note_change()
                 await self._until(self._is_told_to_stop)
-            self._row[Field.STATE] = WorkerState.DRAINING
             deadline = self._asked_to_stop_at + drain_time(self._runtime.config.graceful_timeout)
             if is_ready and self._stop is Stop.DRAIN:
                 await self._drain(deadline)
@@ -257,6 +256,7 @@ class Server:
         runtime.draining = True
         for listener in self._listeners:
             listener.close()
+        self._row[Field.STATE] = WorkerState.DRAINING  # only now: a reload is over when no old worker accepts
         runtime.drain_event.set()
         for connection in list(runtime.connections):
             connection.begin_drain()
@@ -284,6 +284,7 @@ class Server:
         runtime.drain_event.set()
         for listener in self._listeners:
             listener.abandon()
+        self._row[Field.STATE] = WorkerState.DRAINING
         if runtime.streams:
             if not quick:
                 runtime.log.warning(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -97,6 +98,11 @@ class Shop:
         (current,) = (each for each in self.status()["generations"] if each["state"] == "current")
         return current["number"]
 
+    def kill_workers(self) -> None:
+        """Kill all workers; the master makes new ones."""
+        for each in (worker for generation in self.status()["generations"] for worker in generation["workers"]):
+            os.kill(each["pid"], signal.SIGKILL)
+
     def wait_until_serving(self) -> None:
         """Wait until all workers are ready."""
 
@@ -136,6 +142,7 @@ class Site:
     def __init__(self, hosts: dict[str, Host], directory: Path) -> None:
         self.client = hosts["client"]
         self.proxy = hosts["proxy"]
+        self.directory = directory
         self._log = directory / "haproxy.log"
         self._desk = directory / "desk"
         programs = directory / "bin"

@@ -17,7 +17,7 @@ from typing import Self
 
 from outrider_testing.namespaces import MAKE_DEV, in_network_of
 from outrider_testing.processes import children
-from outrider_testing.programs import ENDS_WITH_TEST, PATH, check_programs, check_root
+from outrider_testing.programs import ENDS_WITH_TEST, PATH, check_programs, check_root, run_program
 from outrider_testing.waiting import until
 
 COMMAND_DEADLINE = 60.0
@@ -156,15 +156,7 @@ class Machine:
 
         After `timeout` seconds it is killed, which counts as exit status 137.
         """
-        return subprocess.run(
-            self.command("timeout", "-s", "KILL", str(timeout), *words),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            check=False,
-        )
+        return run_program(self.command("timeout", "-s", "KILL", str(timeout), *words), timeout=2 * timeout)
 
     def check(self, *words: str, timeout: float = COMMAND_DEADLINE) -> str:
         """Run a command that must succeed; its output."""

@@ -28,11 +28,15 @@ COMMAND_DEADLINE = 120.0
 START_DEADLINE = 60.0
 STOP_DEADLINE = 40.0  # above the default graceful_timeout
 
-# A terminal: what one command has exported, its directory and its status are there for the next.
+# A terminal: what one command has exported, its directory and its status are there for the next. A server has one of
+# its own: where it ends while a later command runs, it leaves nothing to the next.
 _TERMINAL = "/run/terminal"
 _STEP = f"""
-. {_TERMINAL}; eval "$1"; status=$?
-{{ declare -px; echo 'cd "$PWD"'; echo "(exit $status)"; }} > {_TERMINAL}; exit $status
+echo $$ > {_TERMINAL}.user; . {_TERMINAL}; eval "$1"; status=$?
+if [ $$ = "$(<{_TERMINAL}.user)" ]; then
+    {{ declare -px; echo 'cd "$PWD"'; echo "(exit $status)"; }} > {_TERMINAL}
+fi
+exit $status
 """
 _SERVER = re.compile(
     r"(?:\w+=\S+ +)*(?:\S*/python3? )?(?:\S*/)?"

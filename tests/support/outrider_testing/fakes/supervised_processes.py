@@ -29,6 +29,8 @@ class Release:
     crashes_after: float = FOREVER
     """From when the worker is ready."""
     drain_seconds: float = 0.5
+    close_seconds: float = 0.0
+    """For how long of its drain a worker still accepts."""
     requests_per_second: float = 20.0
     error_share: float = 0.0
     lag: float = 0.001
@@ -61,11 +63,19 @@ class FakeWorker:
     requests: float = 0.0
     memory: int = 0
     is_stuck: bool = False
+    clock: float = 0.0
+    closes_at: float = FOREVER
+    """When it accepts no more."""
 
     @property
     def is_serving(self) -> bool:
         """Whether it takes requests."""
         return self.ready_at < FOREVER and self.drains_from == FOREVER
+
+    @property
+    def accepts(self) -> bool:
+        """Whether it takes new connections."""
+        return self.ready_at < FOREVER and self.clock < self.closes_at
 
     def end(self, at: float, code: int) -> None:
         """Exit at that time, unless it does so earlier."""
@@ -74,6 +84,7 @@ class FakeWorker:
 
     def live(self, now: float, seconds: float) -> None:
         """Go on until `now`."""
+        self.clock = now
         fault = self.release.boot_fault if self.is_faulty else ""
         if self.ready_at == FOREVER and self.drains_from == FOREVER and now >= self.born_at + self.release.boot_seconds:
             if fault == "exit":
@@ -88,6 +99,7 @@ class FakeWorker:
 
     def receive(self, number: signal.Signals, now: float) -> None:
         """Get a signal."""
+        self.closes_at = min(self.closes_at, now + self.release.close_seconds)
         if number == signal.SIGTERM:
             drain = self.release.drain_seconds if self.ready_at < FOREVER else 0.0
             self.drains_from = min(self.drains_from, now)
@@ -100,7 +112,7 @@ class FakeWorker:
         """Its row of the scoreboard."""
         requests = int(self.requests)
         errors = int(requests * self.release.error_share)
-        return Sample(requests, errors, self.release.lag, self.memory)
+        return Sample(requests, errors, self.release.lag, self.memory, self.accepts)
 
 
 class FakeMaster:
