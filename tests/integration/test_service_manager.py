@@ -35,6 +35,11 @@ def until_told(server: OutriderProcess, manager: ServiceManager, states: list[st
     server.until(lambda: manager.states == states, what=f"{states}, not {manager.states}")
 
 
+def until_status(server: OutriderProcess, manager: ServiceManager, pattern: str) -> None:
+    """Wait for a line, which is told again where there was no room for it."""
+    server.until(lambda: re.search(pattern, manager.status), what=f"a status like {pattern!r}")
+
+
 # -- notifications
 
 
@@ -90,11 +95,11 @@ def test_reload_that_is_refused_or_rolled_back_ends_and_is_told_of(
     releases.deploy(server.directory, "raise RuntimeError('no')\n")
     assert server.reload().code == 1
     until_told(server, manager, ["READY", "RELOADING", "READY"])
-    assert re.search(r"^Serving with 1 of 1 worker \(generation 1\); reload of .* rolled back: worker", manager.status)
+    until_status(server, manager, r"^Serving with 1 of 1 worker \(generation 1\); reload of .* rolled back: worker")
     (server.directory / "gunicorn.conf.py").write_text("no python")
     assert server.reload().code == 1
     until_told(server, manager, ["READY", *["RELOADING", "READY"] * 2])
-    assert " refused: " in manager.status
+    until_status(server, manager, " refused: ")
 
 
 # -- the watchdog
