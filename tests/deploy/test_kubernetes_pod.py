@@ -38,6 +38,7 @@ TOKEN = "0123456789abcdef"
 IMAGE = REPOSITORY / "deploy" / "docker"
 LOG = "/tmp/log"  # noqa: S108  # of the pod, as the next
 PROBE = "/tmp/probe"  # noqa: S108
+CHECKOUT = "/run/checkout"
 START_DEADLINE = 40.0
 
 
@@ -82,6 +83,9 @@ class Pod:
         """With owners and modes as the kubelet makes them where there is an fsGroup."""
         group = str(self.spec["securityContext"]["fsGroup"])
         volumes = {volume["name"]: volume for volume in self.spec["volumes"]}
+        # The checkout may be in a directory that a volume covers.
+        self.host.path(CHECKOUT).mkdir()
+        self.host.run("mount", "--bind", str(REPOSITORY), CHECKOUT)
         for mount in self.container["volumeMounts"]:
             path = self.host.path(mount["mountPath"])
             path.mkdir(parents=True, exist_ok=True)
@@ -94,6 +98,8 @@ class Pod:
                 os.chown(path / item["path"], 0, int(group))
             if mount.get("readOnly"):
                 self.host.run("mount", "-o", "remount,ro", mount["mountPath"])
+        self.host.run("mkdir", "-p", str(REPOSITORY))
+        self.host.run("mount", "--bind", CHECKOUT, str(REPOSITORY))
         self.host.path(PROBE).mkdir()
         self.host.path(PROBE).chmod(0o777)
 
