@@ -5,15 +5,14 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Iterator
 
 import pytest
 
 from outrider_testing import releases
 from outrider_testing.systemd import Machine
-from outrider_testing.systemd_services import TEMPLATES, UNITS, Service, booted
+from outrider_testing.systemd_services import TEMPLATES, UNITS, Service
 
-pytestmark = pytest.mark.external
+pytestmark = [pytest.mark.external, pytest.mark.usefixtures("journal")]
 
 MOST_EXPOSURE = 2.0
 """Of `systemd-analyze security`: 10 is a service that may do everything."""
@@ -68,27 +67,6 @@ async def app(scope, receive, send):
         await asyncio.sleep(0.05)
     await {releases.APP.partition(":")[0]}_release.app(scope, receive, send)
 """
-
-
-@pytest.fixture(scope="module")
-def machine() -> Iterator[Machine]:
-    with booted() as booted_machine:
-        yield booted_machine
-
-
-@pytest.fixture(autouse=True)
-def journal(machine: Machine) -> Iterator[None]:
-    """Print it, which is shown for a test that has failed."""
-    yield
-    print(machine.journal(lines=200))
-
-
-@pytest.fixture(scope="module")
-def shop(machine: Machine) -> Service:
-    """A service that runs; tests leave it serving with two workers."""
-    service = Service(machine, "shop", config="canary_seconds = 0\n")
-    service.start()
-    return service
 
 
 # -- the files

@@ -5,29 +5,15 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterator
 
 import pytest
 
 from outrider_testing.load import Report
 from outrider_testing.load_clients import Outcome
 from outrider_testing.systemd import Machine
-from outrider_testing.systemd_services import Service, booted
+from outrider_testing.systemd_services import Service
 
-pytestmark = pytest.mark.external
-
-
-@pytest.fixture(scope="module")
-def machine() -> Iterator[Machine]:
-    with booted() as booted_machine:
-        yield booted_machine
-
-
-@pytest.fixture(autouse=True)
-def journal(machine: Machine) -> Iterator[None]:
-    """Print it, which is shown for a test that has failed."""
-    yield
-    print(machine.journal(lines=200))
+pytestmark = [pytest.mark.external, pytest.mark.usefixtures("journal")]
 
 
 def until_replaced(service: Service, before: int) -> None:

@@ -12,7 +12,11 @@ from outrider_testing.debian import make_base
 from outrider_testing.systemd import Machine
 from outrider_testing.systemd_services import TEMPLATES, UNITS, Service, booted
 
-pytestmark = [pytest.mark.external, pytest.mark.timeout(600)]  # the first test may have to make the Debian
+pytestmark = [
+    pytest.mark.external,
+    pytest.mark.usefixtures("journal"),
+    pytest.mark.timeout(600),
+]  # the first test may have to make the Debian
 
 MOST_EXPOSURE = 2.0
 DROP_INS = tuple(sorted((UNITS / "newer").glob("*.conf")))
@@ -25,20 +29,6 @@ def machine() -> Iterator[Machine]:
             booted_machine.write(f"/etc/systemd/system/outrider@.service.d/{drop_in.name}", drop_in.read_text())
         booted_machine.systemctl("daemon-reload")
         yield booted_machine
-
-
-@pytest.fixture(autouse=True)
-def journal(machine: Machine) -> Iterator[None]:
-    """Print it, which is shown for a test that has failed."""
-    yield
-    print(machine.journal(lines=200))
-
-
-@pytest.fixture(scope="module")
-def shop(machine: Machine) -> Service:
-    service = Service(machine, "shop", config="canary_seconds = 0\n")
-    service.start()
-    return service
 
 
 def test_it_is_new_enough(machine: Machine) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
 
 import pytest
 
@@ -12,25 +11,12 @@ from outrider_testing import releases
 from outrider_testing.http_client import fetch
 from outrider_testing.load_clients import NewConnectionClient, Outcome, SilentClient
 from outrider_testing.systemd import Machine
-from outrider_testing.systemd_services import PATIENCE, Service, booted
+from outrider_testing.systemd_services import PATIENCE, Service
 
-pytestmark = pytest.mark.external
+pytestmark = [pytest.mark.external, pytest.mark.usefixtures("journal")]
 
 NEW_CONNECTIONS = {NewConnectionClient: 60.0, SilentClient: 10.0}
 """A connection that is kept open ends with the process that has it; these wait in the queue."""
-
-
-@pytest.fixture(scope="module")
-def machine() -> Iterator[Machine]:
-    with booted() as booted_machine:
-        yield booted_machine
-
-
-@pytest.fixture(autouse=True)
-def journal(machine: Machine) -> Iterator[None]:
-    """Print it, which is shown for a test that has failed."""
-    yield
-    print(machine.journal(lines=200))
 
 
 # -- outrider@.socket
