@@ -195,19 +195,12 @@ def _is_anothers_name(path: Path, instances: Collection[Path]) -> bool:
 
 
 def _is_roots_alone(path: Path) -> bool:
-    try:
-        found = os.lstat(path)
-    except OSError:
-        return False
-    return stat.S_ISDIR(found.st_mode) and found.st_uid == 0 and not found.st_mode & _OPEN_TO_WRITERS
+    mode = _mode(path, 0)
+    return stat.S_ISDIR(mode) and not mode & _OPEN_TO_WRITERS
 
 
 def _is_roots_link(path: Path) -> bool:
-    try:
-        found = os.lstat(path)
-    except OSError:
-        return False
-    return stat.S_ISLNK(found.st_mode) and found.st_uid == 0
+    return stat.S_ISLNK(_mode(path, 0))
 
 
 def _lives(path: Path) -> bool:
@@ -218,8 +211,13 @@ def _lives(path: Path) -> bool:
 
 
 def _belongs_to(path: str | Path, *uids: int) -> bool:
+    return stat.S_ISDIR(_mode(path, *uids))
+
+
+def _mode(path: str | Path, *uids: int) -> int:
+    """Type and permissions of what is there, links not followed; 0 without anything that is one of these users'."""
     try:
         found = os.lstat(path)
     except OSError:
-        return False
-    return stat.S_ISDIR(found.st_mode) and found.st_uid in uids
+        return 0
+    return found.st_mode if found.st_uid in uids else 0

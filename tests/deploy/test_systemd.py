@@ -10,12 +10,17 @@ import pytest
 
 from outrider_testing import releases
 from outrider_testing.systemd import Machine
-from outrider_testing.systemd_services import TEMPLATES, UNITS, Service
+from outrider_testing.systemd_services import (
+    MOST_EXPOSURE,
+    SERVICE_TEMPLATES,
+    TEMPLATES,
+    UNITS,
+    Service,
+    exposure,
+    verify_units,
+)
 
 pytestmark = [pytest.mark.external, pytest.mark.usefixtures("journal")]
-
-MOST_EXPOSURE = 2.0
-"""Of `systemd-analyze security`: 10 is a service that may do everything."""
 
 ALLOWED = {
     *("IPAddressDeny", "PrivateNetwork", "RestrictAddressFamilies_AF_INET_INET6", "RestrictAddressFamilies_AF_UNIX"),
@@ -73,19 +78,13 @@ async def app(scope, receive, send):
 
 
 def test_systemd_accepts_every_line_of_every_unit(shop: Service) -> None:
-    Service(shop.machine, "plain", template="gunicorn")
-    units = [template.replace("@", "@shop" if "outrider" in template else "@plain") for template in TEMPLATES]
-    assert len(units) == 4
-    assert shop.machine.check("systemd-analyze", "verify", *units) == ""
+    assert len(TEMPLATES) == 4
+    assert verify_units(shop) == ""
 
 
-@pytest.mark.parametrize("unit", [name for name in TEMPLATES if name.endswith(".service")])
+@pytest.mark.parametrize("unit", SERVICE_TEMPLATES)
 def test_no_unit_is_exposed(machine: Machine, unit: str) -> None:
-    answer = machine.check("systemd-analyze", "security", "--offline=yes", "--no-pager", f"/etc/systemd/system/{unit}")
-    found = re.search(r"Overall exposure level for \S+: ([\d.]+)", answer)
-    assert found is not None
-    print(found[0])
-    assert float(found[1]) <= MOST_EXPOSURE
+    assert exposure(machine, unit) <= MOST_EXPOSURE
 
 
 @pytest.mark.parametrize("template", ["outrider", "gunicorn"])

@@ -10,15 +10,22 @@ import pytest
 from outrider_testing import releases
 from outrider_testing.debian import make_base
 from outrider_testing.systemd import Machine
-from outrider_testing.systemd_services import TEMPLATES, UNITS, Service, booted
+from outrider_testing.systemd_services import (
+    MOST_EXPOSURE,
+    SERVICE_TEMPLATES,
+    UNITS,
+    Service,
+    booted,
+    exposure,
+    verify_units,
+)
 
 pytestmark = [
     pytest.mark.external,
     pytest.mark.usefixtures("journal"),
-    pytest.mark.timeout(600),
-]  # the first test may have to make the Debian
+    pytest.mark.timeout(600),  # the first test may have to make the Debian
+]
 
-MOST_EXPOSURE = 2.0
 DROP_INS = tuple(sorted((UNITS / "newer").glob("*.conf")))
 
 
@@ -38,20 +45,14 @@ def test_it_is_new_enough(machine: Machine) -> None:
 
 
 def test_systemd_accepts_every_line(shop: Service) -> None:
-    Service(shop.machine, "plain", template="gunicorn")
-    units = [template.replace("@", "@shop" if "outrider" in template else "@plain") for template in TEMPLATES]
-    assert shop.machine.check("systemd-analyze", "verify", *units) == ""
+    assert verify_units(shop) == ""
     assert shop.show("Type") == "notify-reload"
     assert shop.show("RestartSteps") == "6"
 
 
-@pytest.mark.parametrize("unit", [name for name in TEMPLATES if name.endswith(".service")])
+@pytest.mark.parametrize("unit", SERVICE_TEMPLATES)
 def test_no_unit_is_exposed(machine: Machine, unit: str) -> None:
-    answer = machine.check("systemd-analyze", "security", "--offline=yes", "--no-pager", f"/etc/systemd/system/{unit}")
-    found = re.search(r"Overall exposure level for \S+: ([\d.]+)", answer)
-    assert found is not None
-    print(found[0])
-    assert float(found[1]) <= MOST_EXPOSURE
+    assert exposure(machine, unit) <= MOST_EXPOSURE
 
 
 def test_a_reload_is_over_when_the_new_code_serves(shop: Service) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from outrider.log_atoms import Line, LineAtoms
-from outrider.log_journal import INFO
+from outrider.log_journal import priority
 from outrider.log_json import JSONFormatter, Stamper, to_json
 from outrider.runtime import Scope
 
@@ -43,7 +43,7 @@ class AccessFormatter(JSONFormatter):
         self._clock = clock
         self._stamp = Stamper()
         pid, number = os.getpid(), "" if generation is None else f'"generation":{generation},'
-        self._before = (INFO if for_journal else "") + prefix + '{"time":"'
+        self._before = (priority(logging.INFO) if for_journal else "") + prefix + '{"time":"'
         self._behind = f'","level":"INFO","logger":"gunicorn.access","pid":{pid},{number}'
         # Of its own for each process: the ids of two workers must differ.
         self._id_prefix = os.urandom(6).hex()

@@ -15,7 +15,6 @@ _PRIORITIES = (
     (logging.INFO, "<6>"),
 )
 _DEBUG = "<7>"
-INFO = "<6>"
 
 
 def priority(level: int) -> str:

@@ -25,6 +25,8 @@ T = TypeVar("T")
 
 UNITS = REPOSITORY / "deploy" / "systemd"
 TEMPLATES = tuple(sorted(path.name for path in UNITS.glob("*@.*")))
+SERVICE_TEMPLATES = tuple(name for name in TEMPLATES if name.endswith(".service"))
+MOST_EXPOSURE = 2.0
 PATIENCE = 30.0
 
 MIX: Mix = {KeepAliveClient: 60, NewConnectionClient: 40, HalfSentPostClient: 10, SlowStreamClient: 6}
@@ -226,3 +228,19 @@ class Service:
             return self.show("ActiveState") == state and substate in ("", self.show("SubState"))
 
         self.until(look, f"{self.unit} {state} {substate}", deadline)
+
+
+def verify_units(shop: Service) -> str:
+    """What `systemd-analyze verify` finds wrong with the templates, each with a service of its own."""
+    Service(shop.machine, "plain", template="gunicorn")
+    units = [template.replace("@", "@shop" if "outrider" in template else "@plain") for template in TEMPLATES]
+    return shop.machine.check("systemd-analyze", "verify", *units)
+
+
+def exposure(machine: Machine, unit: str) -> float:
+    """How much a unit may do by `systemd-analyze security`; with 10 it may do everything."""
+    answer = machine.check("systemd-analyze", "security", "--offline=yes", "--no-pager", f"/etc/systemd/system/{unit}")
+    found = re.search(r"Overall exposure level for \S+: ([\d.]+)", answer)
+    assert found is not None
+    print(found[0])
+    return float(found[1])
