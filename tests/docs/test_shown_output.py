@@ -20,6 +20,9 @@ from outrider_testing.shown_output import find, match
         ("200", "200"),
         ("HTTP/1.1 200 OK", "HTTP/1.1 200 OK\r"),
         ("outrider 0.1.0", "outrider 1.12.3"),
+        ("date: Sat, 21 Nov 2026 21:58:19 GMT", "date: Tue, 1 Dec 2026 00:00:01 GMT"),
+        ("since Sat 2026-11-21 21:51:39 UTC; 1s ago", "since Sun 2026-11-22 00:30:55 UTC; 93ms ago"),
+        ("Nov 21 09:05:03 vm outrider[128]: ready", "Dec  1 10:11:12 vm outrider[7]: ready"),
     ],
 )
 def test_number_and_width_may_differ(shown: str, printed: str) -> None:
@@ -38,6 +41,9 @@ def test_number_and_width_may_differ(shown: str, printed: str) -> None:
         ("HTTP/1.1 200 OK", "HTTP/1.1 500 OK"),
         ("first\n…\nlast", "first\na"),
         ("pid (1)", "pid [1]"),
+        ("since Sat 2026-11-21", "since Now 2026-11-21"),
+        ("Sat is a day", "Sun is a day"),
+        ("Nov 21", "21 21"),
     ],
 )
 def test_words_and_statuses_may_not_differ(shown: str, printed: str) -> None:

@@ -1,7 +1,7 @@
 """Compare what a command printed with what a page says it prints.
 
-A page shows one run. In another one numbers differ (process ids, times, sizes, versions), and so do the widths of
-columns; words may not. `…` stands for what the page leaves out.
+A page shows one run. In another one numbers differ (process ids, dates, times, sizes, versions), and so do the widths
+of columns; words may not. `…` stands for what the page leaves out.
 """
 
 from __future__ import annotations
@@ -12,8 +12,11 @@ from outrider_testing.documented import LEFT_OUT
 
 # A number with its unit, a version, an address, a time; or the dash of a number that is not known yet, in a table.
 _DIGITS = r"\d+(?:[.,:]\d+)*(?:[a-zA-Zµ%]{1,3}(?![a-zA-Z]))?(?:\d+[a-z]{1,2}(?![a-zA-Z]))*"
-_NUMBER = re.compile(rf"{_DIGITS}|(?<=\s)-(?=\s)")
-_ANY_NUMBER = rf"(?:{_DIGITS}|-)"
+# The day of the week and the month of a date, as in "Sat, 21 Nov 2026", "Sat 2026-11-21" and "Nov 21 09:05:03".
+_DAY = r"\b(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun)(?=,? \d)"
+_MONTH = r"\b(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)(?= +\d)"
+_NUMBER = re.compile(rf"{_DIGITS}|{_DAY}|{_MONTH}|(?<=\s)-(?=\s)")
+_KINDS = (_DAY, _MONTH, rf"{_DIGITS}|-")
 _EXACT = re.compile(r"\d+|.*\bHTTP/[\d.]+ \d+.*")
 _SHOWN_PID = re.compile(r"\d{3,}")
 
@@ -25,7 +28,8 @@ def _normalised(line: str) -> str:
     parts = []
     end = 0
     for number in _NUMBER.finditer(line):
-        parts += [_words(line[end : number.start()]), f"({_ANY_NUMBER})"]
+        kind = next(kind for kind in _KINDS if re.match(kind, line[number.start() :]))
+        parts += [_words(line[end : number.start()]), f"({kind})"]
         end = number.end()
     return "".join([*parts, _words(line[end:])]) + " *"
 
