@@ -10,8 +10,12 @@ ARGS ?=
 # COVERAGE=yes holds `make test` to the coverage floor; measuring takes about as long as the tests themselves.
 COVERAGE ?=
 # Tests that run at a time: those with processes wait half of their time. ARGS='$(PARALLEL) tests/workers' does so, too.
-JOBS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
+JOBS ?= $(shell expr $$(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN) + 1)
 PARALLEL = -n $(JOBS) --dist worksteal
+# Where the tests are that run beside no other: pytest need not read the rest for them.
+ALONE = $(shell grep -rl --include='test_*.py' 'mark\.alone' tests)
+# The versions of what is installed. CONSTRAINTS= takes the newest ones that pyproject.toml allows.
+CONSTRAINTS ?= .ci/constraints.txt
 
 # The cases of Autobahn|Testsuite that `make compliance` plays, by their numbers: AUTOBAHN='1.* 12.1.*'
 AUTOBAHN ?= *
@@ -26,6 +30,9 @@ VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2
 # One stamp per Python version: another PYTHON makes the environment anew.
 MADE := $(VENV)/.made-$(VERSION)
 INSTALL = $(BIN)/python -m pip -qq --disable-pip-version-check install
+CONSTRAINED = $(INSTALL) $(addprefix --constraint ,$(CONSTRAINTS))
+# Where `make versions` tries the newest.
+NEWEST = $(VENV)-newest
 SOURCES := supervisor workers tests deploy/examples .ci
 SOAK := $(patsubst %,tests/integration/test_%.py,zero_loss costs \
 	$(addprefix supervisor_,reload broken_deploys chaos counts operations))
@@ -33,7 +40,7 @@ SOAK := $(patsubst %,tests/integration/test_%.py,zero_loss costs \
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help run supervise test compliance deployment fuzz browser screenshots soak docs docs-commands reference lint format types layers bench autoscale compare-reloads dist clean
+.PHONY: help run supervise test compliance deployment fuzz browser screenshots soak docs docs-commands reference versions lint format types layers bench autoscale compare-reloads dist clean
 
 help: ## list the targets
 	@echo "make TARGET [PYTHON=$(PYTHON)] [VENV=$(VENV)] [PORT=$(PORT)] [WORKERS=$(WORKERS)] [ARGS=...]"
@@ -49,18 +56,20 @@ supervise: $(VENV)/.example ## the same under the supervisor
 	@echo "In another terminal: $(BIN)/outrider status, $(BIN)/outrider reload"
 	@exec $(BIN)/outrider run hello:app --chdir deploy/examples -w $(WORKERS) -b $(HOST):$(PORT)
 
+# Where this is set, each of hundreds of servers would compile its modules anew.
+test: export PYTHONDONTWRITEBYTECODE =
 test: $(VENV)/.test ## run the tests; with COVERAGE=yes the coverage floor, too
 ifneq ($(strip $(ARGS)),)
 	@$(BIN)/python -m pytest -q $(ARGS)
 else ifneq ($(strip $(COVERAGE)),)
 	@$(BIN)/coverage erase
 	@$(BIN)/coverage run -m pytest -q $(PARALLEL) -m "not alone and not external"
-	@$(BIN)/coverage run -m pytest -q -m alone
+	@$(BIN)/coverage run -m pytest -q -m alone $(ALONE)
 	@$(BIN)/coverage combine --quiet
 	@$(BIN)/coverage report
 else
 	@$(BIN)/python -m pytest -q $(PARALLEL) -m "not alone and not external"
-	@$(BIN)/python -m pytest -q -m alone
+	@$(BIN)/python -m pytest -q -m alone $(ALONE)
 endif
 
 compliance: $(VENV)/.test $(VENV)/.autobahn ## run the HTTP/1.1, HTTP/2 and WebSocket suites, with programs of others (half an hour)
@@ -68,7 +77,8 @@ compliance: $(VENV)/.test $(VENV)/.autobahn ## run the HTTP/1.1, HTTP/2 and WebS
 		tests/compliance tests/integration/test_slow_clients.py $(ARGS)
 
 deployment: $(VENV)/.deployment $(VENV)/.kubernetes ## run every file of deploy/ against the real thing (root, Debian, the programs of .ci/run)
-	@$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile -m "external or not external" tests/deploy $(ARGS)
+	@# Some make a Debian first, or an image, with what they download.
+	@$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile --timeout=900 -m "external or not external" tests/deploy $(ARGS)
 
 fuzz: $(VENV)/.test ## try FUZZ random inputs on each wire protocol, other ones each time
 	@OUTRIDER_FUZZ=$(FUZZ) $(BIN)/python -m pytest -q $(PARALLEL) --timeout=0 tests/compliance -k fuzz $(ARGS)
@@ -94,6 +104,15 @@ docs-commands: $(VENV)/.test ## run the commands that the documentation shows, e
 
 reference: $(VENV)/.test ## write into docs/reference what the code says
 	@PYTHONPATH=tests/support $(BIN)/python -m outrider_testing.reference
+
+versions: ## write the newest versions of what make installs into .ci/constraints.txt; with the oldest Python supported
+	@rm -rf $(NEWEST)
+	@$(MAKE) --no-print-directory VENV=$(NEWEST) CONSTRAINTS= \
+		$(addprefix $(NEWEST)/.,example test deployment lint bench docs)
+	@{ sed '/^#/!d' .ci/constraints.txt; \
+		$(NEWEST)/bin/python -m pip freeze --all --exclude-editable --exclude setuptools; } >$(NEWEST)/constraints.txt
+	@mv $(NEWEST)/constraints.txt .ci/constraints.txt
+	@rm -rf $(NEWEST)
 
 lint: $(VENV)/.lint ## check format and style
 	@$(BIN)/ruff format --quiet --check --diff $(SOURCES)
@@ -140,12 +159,12 @@ $(MADE):
 	@rm -rf $(VENV) && mkdir -p $(VENV) && touch $(VENV)/.made-unfinished
 	@$(PYTHON) -m venv $(VENV)
 	@# The pip of Python 3.11 and 3.12 has no --group.
-	@$(INSTALL) --upgrade 'pip>=25.1'
+	@$(CONSTRAINED) --upgrade 'pip>=25.1'
 	@rm $(VENV)/.made-unfinished && touch $@
 
-$(VENV)/.example $(VENV)/.test $(VENV)/.deployment $(VENV)/.lint $(VENV)/.bench $(VENV)/.docs: pyproject.toml $(MADE)
+$(VENV)/.example $(VENV)/.test $(VENV)/.deployment $(VENV)/.lint $(VENV)/.bench $(VENV)/.docs: pyproject.toml $(CONSTRAINTS) $(MADE)
 	@echo "Installing the $(patsubst .%,%,$(notdir $@)) dependencies into $(VENV) ..."
-	@$(INSTALL) --editable . --group $(patsubst .%,%,$(notdir $@))
+	@$(CONSTRAINED) --editable . --group $(patsubst .%,%,$(notdir $@))
 	@touch $@
 
 $(VENV)/.autobahn: tests/compliance/autobahn/requirements.txt $(MADE)

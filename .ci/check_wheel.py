@@ -21,8 +21,8 @@ import venv
 import zipfile
 from pathlib import Path
 
-START_SECONDS = 30.0
-STOP_SECONDS = 15.0
+START_SECONDS = 60.0
+STOP_SECONDS = 60.0
 
 APP = """
 async def app(scope, receive, send):
