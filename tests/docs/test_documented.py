@@ -1,8 +1,19 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from outrider_testing.documented import Command, DocumentError, commands, commands_of, files_of, mistaken_in, pages
+from outrider_testing.documented import (
+    Command,
+    DocumentError,
+    commands,
+    commands_of,
+    files_of,
+    interrupts,
+    mistaken_in,
+    pages,
+)
 
 
 def texts(page: str) -> list[str]:
@@ -109,6 +120,7 @@ def test_script_with_a_title_is_a_file() -> None:
     page = '```sh title="deploy.sh"\nset -e\n```\n'
     assert texts(page) == []
     assert [file.path for file in files_of(page)] == ["deploy.sh"]
+    assert texts('```sh linenums="1"\ntrue\n```\n') == ["true"]
 
 
 def test_console_with_a_title_is_a_terminal() -> None:
@@ -124,6 +136,17 @@ def test_commands_in_another_form_are_mistaken(block: str) -> None:
 
 def test_output_and_files_are_not_mistaken() -> None:
     assert mistaken_in("```\n[1] ready\nmaker\n```\n```python\nmake = 1\n```\n```sh\nls\n```\n") == ()
+
+
+def test_interrupt_is_one_in_the_text_and_none_in_a_block(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("```console\n$ outrider run app:app\nPress Ctrl-C to stop.\n```\n\nPress Ctrl-C.\n")
+    assert interrupts(str(page)) == (6,)
+
+
+def test_pages_are_those_of_the_repository_of_docs_and_of_deploy() -> None:
+    some = {"README.md", "CONTRIBUTING.md", "docs/index.md", "docs/how-to/systemd.md", "deploy/README.md"}
+    assert some - set(pages()) == set()
 
 
 @pytest.mark.parametrize("page", pages())

@@ -11,6 +11,7 @@ from gunicorn.workers.base import Worker
 
 from outrider_supervisor import exits, status
 from outrider_supervisor.control_commands import FORMS, decode
+from outrider_testing import reference
 from outrider_testing.field_descriptions import Described, describe_fields
 from outrider_testing.reference import BLOCKS, REFERENCE, Block, find, status_fields, table
 
@@ -26,6 +27,17 @@ def test_page_says_what_the_code_says(block: Block) -> None:
     text = (REFERENCE / block.page).read_text(encoding="utf-8")
     begin, end = find(text, block.name)
     assert text[begin:end] == block.render(), "run `make reference`"
+
+
+def test_make_reference_mends_a_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for block in BLOCKS:
+        text = (REFERENCE / block.page).read_text(encoding="utf-8")
+        begin, end = find(text, block.name)
+        (tmp_path / block.page).write_text(f"{text[:begin]}old\n{text[end:]}", encoding="utf-8")
+    monkeypatch.setattr(reference, "REFERENCE", tmp_path)
+    reference.main()
+    for block in BLOCKS:
+        assert (tmp_path / block.page).read_bytes() == (REFERENCE / block.page).read_bytes()
 
 
 def test_every_block_in_a_page_has_its_source() -> None:

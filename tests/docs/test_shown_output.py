@@ -22,6 +22,9 @@ from outrider_testing.shown_output import find, match
         ("outrider 0.1.0", "outrider 1.12.3"),
         ("date: Sat, 21 Nov 2026 21:58:19 GMT", "date: Tue, 1 Dec 2026 00:00:01 GMT"),
         ("since Sat 2026-11-21 21:51:39 UTC; 1s ago", "since Sun 2026-11-22 00:30:55 UTC; 93ms ago"),
+        ("7s ago", "1min 2s ago"),
+        ("CPU: 864ms", "CPU: 1min 2.034s"),
+        ("7 of its 7 responses were 5xx (100%)", "8 of its 9 responses were 5xx (89%)"),
         ("Nov 21 09:05:03 vm outrider[128]: ready", "Dec  1 10:11:12 vm outrider[7]: ready"),
     ],
 )
@@ -44,6 +47,7 @@ def test_number_and_width_may_differ(shown: str, printed: str) -> None:
         ("since Sat 2026-11-21", "since Now 2026-11-21"),
         ("Sat is a day", "Sun is a day"),
         ("Nov 21", "21 21"),
+        ('{class="2xx"} 300.0', '{class="5xx"} 300.0'),
     ],
 )
 def test_words_and_statuses_may_not_differ(shown: str, printed: str) -> None:
@@ -52,6 +56,7 @@ def test_words_and_statuses_may_not_differ(shown: str, printed: str) -> None:
 
 def test_process_ids_of_a_page_are_found_in_this_run() -> None:
     assert match("worker 32434 is ready, 4 of 4", "worker 71 is ready, 2 of 2") == {"32434": "71"}
+    assert match("1000 requests", "58k requests") == {}
 
 
 def test_log_has_other_lines_between_those_shown() -> None:

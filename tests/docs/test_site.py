@@ -83,10 +83,13 @@ def test_link_in_code_or_to_another_host_is_none() -> None:
 
 
 def test_link_that_leads_nowhere_is_found(tmp_path: Path) -> None:
-    (tmp_path / "b.md").write_text("# B\n")
-    page = tmp_path / "a.md"
+    root = tmp_path / "repository"
+    root.mkdir()
+    (tmp_path / "out.md").touch()
+    (root / "b.md").write_text("# B\n")
+    page = root / "a.md"
     page.write_text("# A\n[x](b.md) [x](b.md#b) [x](#a) [x](no.md) [x](b.md#no) [x](#no) [x](../out.md) [x](/b.md)\n")
-    assert broken(page, tmp_path) == [
+    assert broken(page, root) == [
         "a.md:2: there is no no.md",
         "a.md:2: b.md has no #no",
         "a.md:2:  has no #no",

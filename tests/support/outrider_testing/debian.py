@@ -25,7 +25,7 @@ from typing import Any
 
 from outrider_testing.namespaces import MAKE_DEV
 from outrider_testing.processes import children
-from outrider_testing.programs import ENDS_WITH_TEST, PATH, check_programs, check_root, run_program
+from outrider_testing.programs import DEADLINE, ENDS_WITH_TEST, PATH, check_programs, check_root, run_program
 from outrider_testing.waiting import until
 
 SUITE = "trixie"
@@ -72,7 +72,7 @@ class Debian:
 
 def init_of(process: subprocess.Popen[Any]) -> int:
     """Return the pid, on this machine, of process 1 in namespaces that `process` has made (`unshare --pid --fork`)."""
-    return until(lambda: children(process.pid), what=f"a child of {process.pid}")[0]
+    return until(lambda: children(process.pid), DEADLINE, what=f"a child of {process.pid}")[0]
 
 
 def enter(init: int, *words: str, online: bool = False) -> list[str]:

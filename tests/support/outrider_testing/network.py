@@ -110,7 +110,7 @@ class Host:
         found = [each.pid for each in processes() if each.pid != self.pid]
         return [pid for pid in found if _namespace(pid) == namespace]
 
-    def kill_processes(self, deadline: float = 10.0) -> None:
+    def kill_processes(self, deadline: float = DEADLINE) -> None:
         """Kill all that runs here at once, as the loss of the machine would."""
 
         def is_empty() -> bool:

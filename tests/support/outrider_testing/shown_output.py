@@ -11,7 +11,9 @@ import re
 from outrider_testing.documented import LEFT_OUT
 
 # A number with its unit, a version, an address, a time; or the dash of a number that is not known yet, in a table.
-_DIGITS = r"\d+(?:[.,:]\d+)*(?:[a-zA-Zµ%]{1,3}(?![a-zA-Z]))?(?:\d+[a-z]{1,2}(?![a-zA-Z]))*"
+_UNITS = r"(?:[a-zA-Zµ%]{1,3}(?![a-zA-Z]))?(?:\d+[a-z]{1,2}(?![a-zA-Z]))*"
+# Systemd has more than a minute as "1min 2s". The class of a status, as 5xx, is a word.
+_DIGITS = rf"(?!\dxx)(?:\d+min(?: \d+(?:\.\d+)?s)?|\d+(?:[.,:]\d+)*{_UNITS})"
 # The day of the week and the month of a date, as in "Sat, 21 Nov 2026", "Sat 2026-11-21" and "Nov 21 09:05:03".
 _DAY = r"\b(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun)(?=,? \d)"
 _MONTH = r"\b(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)(?= +\d)"

@@ -27,7 +27,7 @@ UNITS = REPOSITORY / "deploy" / "systemd"
 TEMPLATES = tuple(sorted(path.name for path in UNITS.glob("*@.*")))
 SERVICE_TEMPLATES = tuple(name for name in TEMPLATES if name.endswith(".service"))
 MOST_EXPOSURE = 2.0
-PATIENCE = 30.0
+PATIENCE = 60.0
 
 MIX: Mix = {KeepAliveClient: 60, NewConnectionClient: 40, HalfSentPostClient: 10, SlowStreamClient: 6}
 """Requests a second: enough for some to be in flight at any moment."""
@@ -144,10 +144,10 @@ class Service:
         """Run `outrider WORDS --name NAME` in root's shell."""
         return self.machine.run(f"/srv/{self.name}/.venv/bin/outrider", *words, "--name", self.name)
 
-    def fetch(self, target: str = "/", timeout: float = PATIENCE) -> Response:
+    def fetch(self, target: str = "/") -> Response:
         """Ask it, as a client inside."""
         with self.machine.network():
-            return fetch(("127.0.0.1", self.port), target, timeout=timeout)
+            return fetch(("127.0.0.1", self.port), target, timeout=PATIENCE)
 
     def connect(self) -> HTTPConnection:
         """Open a connection to it."""

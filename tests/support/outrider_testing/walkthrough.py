@@ -79,6 +79,12 @@ class Server:
         until(lambda: not session_members(self._process.pid), STOP_DEADLINE, what=f"end of {self.command}")
         self._process.wait()
 
+    def kill(self) -> None:
+        """End it where its page has failed; the end of its machine ends what is left of it."""
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+
 
 @dataclass(frozen=True)
 class Machine:
@@ -135,18 +141,20 @@ class Walkthrough:
             "HOME": home,
             "LANG": "C.UTF-8",
             "TERM": "dumb",
+            "TZ": "UTC",
             "PYTHONDONTWRITEBYTECODE": "1",
         }
-        lines = [*(f"declare -x {name}={value}" for name, value in names.items()), f"cd {self._machine.directory}"]
+        lines = [f"declare -x {name}={shlex.quote(value)}" for name, value in names.items()]
+        lines += [f"cd {shlex.quote(self._machine.directory)}", "true"]
         self._write(f"{home}/.keep", "")
-        self._write(_TERMINAL, "".join(f"{line}\n" for line in [*lines, "true"]))
+        self._write(_TERMINAL, "".join(f"{line}\n" for line in lines))
 
     def _write(self, name: str, text: str) -> None:
         path = self._machine.path(name if name.startswith("/") else f"{self._machine.directory}/{name}")
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
 
-    def walk(self, left_out: Sequence[Command] = ()) -> dict[Command, float]:
+    def walk(self) -> dict[Command, float]:
         """Follow the page to its end; return for each command how many seconds after the start it was done.
 
         Raises PageError.
@@ -154,7 +162,7 @@ class Walkthrough:
         start = time.monotonic()
         done = {}
         steps: list[tuple[int, Command | File | None]] = [(line, None) for line in interrupts(self.page)]
-        steps += [(command.line, command) for command in commands(self.page) if command not in left_out]
+        steps += [(command.line, command) for command in commands(self.page)]
         steps += [(file.line, file) for file in files(self.page)]
         try:
             for _, step in sorted(steps, key=lambda step: step[0]):
@@ -170,6 +178,8 @@ class Walkthrough:
                     done[step] = time.monotonic() - start
         except (AssertionError, TimeoutError) as error:
             logs = "".join(f"\n--- {server.command} ---\n{server.log()}" for server in self._servers)
+            for server in self._servers:
+                server.kill()
             message = f"{error}{logs}"
             raise PageError(message) from None
         self._interrupt()
