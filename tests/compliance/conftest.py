@@ -60,8 +60,8 @@ def authority_file(authority: Authority, tmp_path_factory: pytest.TempPathFactor
 
 @pytest.fixture(scope="session")
 def cleartext_server(serve_for_session: Serve) -> GunicornProcess:
-    """HTTP/2 by prior knowledge, and WebSocket."""
-    return serve_for_session(APP, *HTTP2)
+    """HTTP/2 by prior knowledge, and WebSocket. Nobody is a proxy by name, from which more is taken."""
+    return serve_for_session(APP, *HTTP2, "--forwarded-allow-ips", "*")
 
 
 @pytest.fixture(scope="session")

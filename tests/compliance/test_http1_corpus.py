@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from outrider.runtime import ConnectionContext
 from outrider_testing.fakes import Answer, Client, ManualLoop, echo, make_context, make_runtime
 
 CORPUS = Path(__file__).parent / "http1"
@@ -45,21 +46,29 @@ def load(name: str) -> list[Any]:
     return [pytest.param(Case(**refused | case), id=case["name"]) for case in document["case"]]
 
 
-def replay(loop: ManualLoop, case: Case, *pieces: bytes) -> tuple[list[Answer], bool]:
+@pytest.fixture
+def context(loop: ManualLoop) -> ConnectionContext:
+    """What all connections of a test share."""
+    return make_context(make_runtime(loop, echo))
+
+
+def replay(loop: ManualLoop, context: ConnectionContext, case: Case, *pieces: bytes) -> tuple[list[Answer], bool]:
     """Send the pieces one after another; return the final answers and whether the connection was closed."""
-    client = Client(loop, make_context(make_runtime(loop, echo)))
+    client = Client(loop, context)
     for piece in pieces:
         client.feed(piece)
     assert client.transport.written_late == b""
     assert client.log.messages("error") == []
     answers = [answer for answer in client.answers(*case.methods) if answer.status >= 200]
     assert all(answer.complete for answer in answers)
-    return answers, client.is_closed()
+    closed = client.is_closed()
+    client.lose()
+    return answers, closed
 
 
 @pytest.mark.parametrize("case", load("accepted") + load("refused"))
-def test_server_answers_as_expected(loop: ManualLoop, case: Case) -> None:
-    answers, closed = replay(loop, case, case.data)
+def test_server_answers_as_expected(loop: ManualLoop, context: ConnectionContext, case: Case) -> None:
+    answers, closed = replay(loop, context, case, case.data)
     assert [answer.status for answer in answers] == case.statuses
     assert closed is case.closes
     assert [answer.closes for answer in answers] == [False] * (len(answers) - 1) + [case.closes]
@@ -69,11 +78,13 @@ def test_server_answers_as_expected(loop: ManualLoop, case: Case) -> None:
 
 
 @pytest.mark.parametrize("case", load("accepted") + load("refused"))
-def test_server_answers_the_same_however_the_bytes_arrive(loop: ManualLoop, case: Case) -> None:
+def test_server_answers_the_same_however_the_bytes_arrive(
+    loop: ManualLoop, context: ConnectionContext, case: Case
+) -> None:
     data = case.data
-    expected = replay(loop, case, data)
+    expected = replay(loop, context, case, data)
     every_byte = [data[i : i + 1] for i in range(len(data))]
     for pieces in [every_byte, *([data[:i], data[i:]] for i in range(1, len(data)))]:
-        answers, closed = replay(loop, case, *pieces)
+        answers, closed = replay(loop, context, case, *pieces)
         if [answer.status for answer in answers] != case.split_answers:
             assert (answers, closed) == expected, f"split: {pieces}"

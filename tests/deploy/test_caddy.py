@@ -8,8 +8,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from outrider_testing.http_client import fetch
 from outrider_testing.programs import check_program, program
-from outrider_testing.proxies import DEPLOY, SECOND_HOST, Place, place, running, service
+from outrider_testing.proxies import DEPLOY, HTTPS, SECOND_HOST, Place, place, running, service
 from outrider_testing.proxy_scenarios import ProxyScenarios, Stage, check_host_is_left_out
 
 pytestmark = pytest.mark.external
@@ -47,6 +48,10 @@ class TestCaddy(ProxyScenarios):
         with stage.client() as client:
             response = client.get("/static/shop.css")
         assert (response.text, response.headers["server"]) == ("body { }", "Caddy")
+
+    def test_caddy_asks_for_no_gzip_that_its_client_did_not_ask_for(self, stage: Stage) -> None:
+        seen = fetch((stage.place.address, HTTPS), "/seen", tls=stage.place.client_context()).json()
+        assert "accept-encoding" not in dict(seen["fields"])
 
 
 def test_host_that_stops_is_left_out() -> None:

@@ -6,10 +6,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from outrider_testing.http_client import connect
+from outrider_testing.http_client import HTTPConnection, connect
 from outrider_testing.programs import check_program, program
-from outrider_testing.proxies import SECOND_HOST, Place, place, running, service
+from outrider_testing.proxies import HTTPS, SECOND_HOST, Place, place, running, service
 from outrider_testing.proxy_scenarios import ProxyScenarios, Stage, check_host_is_left_out, check_tls_passes_through
+from outrider_testing.waiting import until
 
 pytestmark = pytest.mark.external
 
@@ -85,3 +86,17 @@ def test_tcp_passes_tls_and_the_client_to_outrider() -> None:
         running(here, haproxy(here, "haproxy/tcp.cfg")) as proxy,
     ):
         check_tls_passes_through(Stage(here, server, proxy))
+
+
+def test_reload_of_haproxy_answers_on_connections_that_were_kept() -> None:
+    with (
+        place() as here,
+        service(here, "haproxy", workers=1),
+        running(here, command := haproxy(here, "haproxy/haproxy.cfg")) as old,
+        HTTPConnection((here.address, HTTPS), tls=here.client_context()) as connection,
+    ):
+        connection.request("GET", "/pid")
+        with running(here, [*command, "-sf", str(old.process.pid)]):
+            until(lambda: "Proxy web stopped" in old.log(), 10.0, what="the old HAProxy to know")
+            response = connection.request("POST", "/echo", body=b"x")
+            assert (response.status, response.field("connection")) == (200, "close")

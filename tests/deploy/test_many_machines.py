@@ -187,7 +187,7 @@ def test_rolling_reload_stops_where_a_release_cannot_be_imported(site: Site) -> 
     after = [each.generation for each in site.shops.values()]
     assert after == [before[0] + 1, *before[1:]]
     assert site.versions() == versions
-    assert "outrider: reload: rolled back: " in output
+    assert "outrider: shop: reload: rolled back: " in output
     assert "rolling-reload: stopped, shop2 failed with exit status 1" in output
     shop.write_release(shop.release, releases.good(versions[1]))
 

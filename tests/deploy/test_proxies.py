@@ -48,6 +48,20 @@ def test_proxy_waits_for_longer_than_a_drain(path: str) -> None:
     assert seconds(path, _RESPONSE[path]) > setting(path, "graceful_timeout")
 
 
+@pytest.mark.parametrize("path", ["haproxy/haproxy.cfg", "haproxy/many-hosts.cfg"])
+def test_reload_of_haproxy_is_to_answer_on_connections_that_were_kept(path: str) -> None:
+    assert "    option idle-close-on-response\n" in (DEPLOY / path).read_text()
+
+
+def test_upload_may_take_longer_than_the_minute_of_traefik() -> None:
+    assert seconds("traefik/traefik.yml", r"readTimeout: (\d+)s") > 60
+
+
+def test_service_of_traefik_has_the_timeouts_of_its_file() -> None:
+    http = yaml.safe_load((DEPLOY / "traefik/dynamic/shop.yml").read_text())["http"]
+    assert http["services"]["shop"]["loadBalancer"]["serversTransport"] in http["serversTransports"]
+
+
 @pytest.mark.parametrize("name", ["traefik.yml", "dynamic/shop.yml"])
 def test_yaml_is_yaml_with_every_alternative(name: str) -> None:
     text = (DEPLOY / "traefik" / name).read_text()

@@ -8,6 +8,7 @@ import pytest
 
 from outrider.http1 import MOST_FRAMING
 from outrider.meters import CELLS, Meter, histograms_of
+from outrider.runtime import REFUSAL_BURST
 from outrider_testing.fakes import Client, DrivenApp, ManualLoop, constant, echo, make_context, make_runtime
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -28,6 +29,15 @@ def test_request_that_is_refused_is_metered(loop: ManualLoop) -> None:
     client.feed(b"GET /" + b"x" * 100 + b" HTTP/1.1\r\nHost: a\r\n\r\n")
     assert_refused(client, 414)
     assert [*histograms_of(cells)] == [("_OTHER", 4)]
+
+
+def test_scanner_cannot_fill_the_log(loop: ManualLoop) -> None:
+    context = make_context(make_runtime(loop, constant()))
+    scanners = [Client(loop, context) for _ in range(2 * REFUSAL_BURST)]
+    for scanner in scanners:
+        scanner.feed(b"nonsense\r\n\r\n")
+        assert scanner.statuses == [400]
+    assert len(scanners[0].log.messages("warning")) == REFUSAL_BURST
 
 
 # -- sizes

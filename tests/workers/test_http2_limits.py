@@ -9,9 +9,10 @@ import pytest
 from hpack import Encoder
 from hyperframe.frame import ContinuationFrame, DataFrame, HeadersFrame, PingFrame, PriorityFrame, SettingsFrame
 
-from outrider.http2_engine import ANSWERED_EXCESS, ErrorCode
+from outrider.forwarded import TrustedPeers
+from outrider.http2_engine import ANSWERED_EXCESS, MOST_RESETS, ErrorCode
 from outrider.http2_guard import BURST, LEAST_WINDOW_UPDATE, LOST_STREAM, RATE, Patience
-from outrider_testing.fakes import ManualLoop, constant
+from outrider_testing.fakes import DrivenApp, ManualLoop, constant, make_context, make_runtime
 from outrider_testing.http2_client import GET, POST, HTTP2Client
 
 if TYPE_CHECKING:
@@ -160,6 +161,23 @@ def test_refused_requests_count_as_well_if_it_is_the_client_who_is_to_blame(
         if not client.is_closed():
             client.request()
     assert client.is_closed() is not lasts
+
+
+@pytest.mark.parametrize(
+    "config, ends",
+    [({}, False), ({"trusted_proxies": TrustedPeers.parse(["*"])}, True), ({"proxy_protocol": "v2"}, True)],
+    ids=["named", "anybody", "PROXY header"],
+)
+def test_proxy_does_not_lose_its_connection_for_what_one_of_its_clients_does(
+    loop: ManualLoop, config: dict[str, Any], ends: bool
+) -> None:
+    """HAProxy also answers each piece of an event stream with window updates as small as that."""
+    client = HTTP2Client(loop, make_context(make_runtime(loop, DrivenApp(loop), **config), trusted_proxy=True))
+    client.request()
+    for _ in range(MOST_RESETS[0] + 500):
+        if not client.goaways:
+            client.reset(client.request())
+    assert bool(client.goaways) is ends
 
 
 def test_client_that_does_not_read_can_not_make_the_answers_pile_up(loop: ManualLoop) -> None:

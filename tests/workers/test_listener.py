@@ -202,7 +202,7 @@ def test_worker_that_stays_without_descriptors_says_so_seldom(make_scene: MakeSc
     assert warnings == [1] * tries + [2] * tries + [3]
     first, second, third = scene.log.messages("warning")
     assert "Not reported" not in first
-    assert second == f"{first} Not reported since the last one: {tries - 1} more of these."
+    assert second == f"{first} (not reported since the last one: {tries - 1} more of these)"
     assert third == second, "the count begins anew"
 
 

@@ -33,6 +33,17 @@ def test_messages_within_the_period_are_counted_by_the_next_one() -> None:
     seldom("again.")
     assert log.messages("warning") == [
         "again.",
-        "again. Not reported since the last one: 3 more of these.",
+        "again. (not reported since the last one: 3 more of these)",
         "again.",
     ]
+
+
+def test_burst_is_logged_in_each_period() -> None:
+    log, clock = FakeLog(), Clock()
+    seldom = SeldomLog(log.warning, clock, PERIOD, burst=2)
+    for _ in range(2):
+        for _ in range(5):
+            seldom("again")
+        clock.now += PERIOD
+    more = " (not reported since the last one: 3 more of these)"
+    assert log.messages("warning") == ["again", "again", f"again{more}", "again"]

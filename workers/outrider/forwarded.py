@@ -30,11 +30,11 @@ class ForwardedError(ValueError):
 class TrustedPeers:
     """The addresses of `forwarded_allow_ips` or `proxy_allow_ips`."""
 
-    __slots__ = ("_cache", "_everyone", "_networks")
+    __slots__ = ("_cache", "_networks", "everyone")
 
     def __init__(self, networks: Iterable[_Network], *, everyone: bool = False) -> None:
         self._networks = tuple(_unmap(network) for network in networks)
-        self._everyone = everyone
+        self.everyone = everyone
         self._cache: dict[str, bool] = {}
 
     @classmethod
@@ -64,7 +64,7 @@ class TrustedPeers:
         A peer without an address (None or "") came through a unix socket. It is always trusted, as by
         gunicorn: who may connect is decided by the permissions of the socket's path.
         """
-        if self._everyone or not host:
+        if self.everyone or not host:
             return True
         trusted = self._cache.get(host)
         if trusted is None:

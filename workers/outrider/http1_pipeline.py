@@ -248,7 +248,7 @@ class Pipeline(ResponseWriter):
 
     def _refuse(self, error: BadRequest) -> None:
         """Answer with an error of our own once the requests before it are answered, and read no more."""
-        self.runtime.log.warning("Refused a request from %s: %s", name_peer(self.client), error)
+        self.runtime.log_refusal("Refused a request from %s: %s", name_peer(self.client), error)
         stream, self._receiving = self._receiving, None
         self._reading = _NOTHING
         self._headers = []

@@ -179,7 +179,7 @@ class HTTP2Connection(ConnectionWriter):
                 elif flags & EXPECTS_CONTINUE:
                     stream.expects_continue = True
         except Malformed as error:
-            runtime.log.warning("Refused a request from %s: %s", name_peer(self.client), error)
+            runtime.log_refusal("Refused a request from %s: %s", name_peer(self.client), error)
             self.reset(stream_id, ErrorCode.PROTOCOL_ERROR)
             return
         except BadRequest as error:
@@ -312,13 +312,14 @@ class HTTP2Connection(ConnectionWriter):
             self.deadline = min(self._leaves_at, *(each.deadline for each in self._exchanges.values()))
 
     def _spend(self, points: int) -> None:
-        self._patience.spend(points, self.runtime.now)
+        if not self._has_many_clients:
+            self._patience.spend(points, self.runtime.now)
 
     def _give_up(self, reason: str, code: ErrorCode) -> None:
         """Close, for something that the client did."""
         if self._phase is CLOSED:
             return
-        self.runtime.log.warning("Closed the connection of %s: %s", name_peer(self.client), reason)
+        self.runtime.log_refusal("Closed the connection of %s: %s", name_peer(self.client), reason)
         if not (self._has_more or self._transport.is_closing()):  # never in the middle of a frame
             self._transport.write(engine.goaway_frame(self._last_stream, code))
         self._linger()

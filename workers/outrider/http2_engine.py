@@ -66,6 +66,9 @@ MOST_HEADER_LIST = 1 << 23
 FRAME_SIZE = 16384
 # Control frames of a client that does not read what they are answered with.
 MOST_UNSENT_ANSWERS = 1000
+# Streams that are reset at once, and in a second. Of a client http2_guard takes fewer.
+MOST_RESETS = (1000, 33)
+MOST_RESETS_OF_MANY = (1 << 32, 1 << 32)
 
 
 class ErrorCode(IntEnum):
@@ -123,15 +126,17 @@ class Engine:
     reset: Callable[[int, int], None]
     ping: Callable[[], None]
 
-    def __init__(self, config: HTTP2Config, most_fields: int, *, websocket: bool) -> None:
+    def __init__(self, config: HTTP2Config, most_fields: int, *, websocket: bool, many_clients: bool = False) -> None:
         """Begin a connection: the first bytes to send are the server's SETTINGS (RFC 9113 §3.4).
 
         Args:
             config: what the client is told.
             most_fields: a request may have.
             websocket: whether extended CONNECT is offered (RFC 8441 §3).
+            many_clients: whether it is a proxy at the other end, which resets streams as its clients go.
         """
-        connection = self._connection = Connection(Role.SERVER, _limits(config, most_fields))
+        resets = MOST_RESETS_OF_MANY if many_clients else MOST_RESETS
+        connection = self._connection = Connection(Role.SERVER, _limits(config, most_fields, resets))
         self.receive = connection.receive_data
         self.events = connection.events
         self.to_send = connection.data_to_send
@@ -174,11 +179,12 @@ def reset_frame(stream: int, code: ErrorCode) -> bytes:
     return b"\0\0\x04\x03\0" + stream.to_bytes(4, "big") + int(code).to_bytes(4, "big")
 
 
-def _limits(config: HTTP2Config, most_fields: int) -> Configuration:
+def _limits(config: HTTP2Config, most_fields: int, resets: tuple[int, int]) -> Configuration:
     size = most_header_list(config)
     return Configuration(
         auto_window_update=False,
         max_outbound_ack=MOST_UNSENT_ANSWERS,
+        stream_reset_rate_limit=resets,
         max_inbound_header_list_size=size,
         max_inbound_header_count=2 * most_fields + FRAME_SIZE // 32,
         max_continuations=size // FRAME_SIZE + 8,

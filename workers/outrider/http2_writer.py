@@ -52,6 +52,7 @@ class ConnectionWriter(Carrier):
         "_flush_due",
         "_frames",
         "_frames_to_send",
+        "_has_many_clients",
         "_has_more",
         "_is_receiving",
         "_patience",
@@ -67,7 +68,13 @@ class ConnectionWriter(Carrier):
         config = runtime.config
         http2 = cast("HTTP2Config", config.http2)  # otherwise there is no connection of HTTP/2
         super().__init__(runtime)
-        self.engine = Engine(http2, config.limit_request_fields, websocket=config.websocket is not None)
+        self._has_many_clients = _has_many_clients(context)
+        self.engine = Engine(
+            http2,
+            config.limit_request_fields,
+            websocket=config.websocket is not None,
+            many_clients=self._has_many_clients,
+        )
         self.default_fields = DefaultFields(runtime.default_headers)
         self.deadline = FOREVER
         self.waiting: set[Exchange] = set()
@@ -126,7 +133,7 @@ class ConnectionWriter(Carrier):
 
     def refuse(self, exchange_id: int, error: BadRequest, *, is_head: bool) -> None:
         """Answer a request without the application, and take no more of it."""
-        self.runtime.log.warning("Refused a request from %s: %s", name_peer(self.client), error)
+        self.runtime.log_refusal("Refused a request from %s: %s", name_peer(self.client), error)
         body = HTTPStatus(error.status).phrase.encode()
         given = [(b"content-type", b"text/plain"), (b"content-length", b"%d" % len(body)), *error.fields]
         head = (STATUS_FIELDS[error.status], *encode_fields(given)[0], *self.default_fields[0])
@@ -253,3 +260,12 @@ class ConnectionWriter(Carrier):
 
     def _in(self, seconds: float) -> float:
         return self.runtime.now + seconds if seconds else FOREVER
+
+
+def _has_many_clients(context: ConnectionContext) -> bool:
+    """Whether this is a proxy's connection, with the requests of many: one of them must not end it for the others.
+
+    "*" in forwarded_allow_ips names no proxy, but anybody. Behind a PROXY header there is one client.
+    """
+    config = context.runtime.config
+    return context.trusted_proxy and config.proxy_protocol == "off" and not config.trusted_proxies.everyone

@@ -192,7 +192,7 @@ class Listener:
                 client = await read_proxy_header(sock, runtime.config.proxy_protocol)
         except (OSError, ProxyProtocolError) as error:
             reason = str(error) or "no PROXY header came in time"
-            runtime.log.warning("Connection from %s closed: %s", name_peer(peer), reason)
+            runtime.log_refusal("Connection from %s closed: %s", name_peer(peer), reason)
             sock.close()
             runtime.opening -= 1
             runtime.on_change()

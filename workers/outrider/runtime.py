@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from outrider.heap import keep_freed_memory
 from outrider.http1_encoding import DefaultHeaders
+from outrider.seldom_log import SeldomLog
 
 if TYPE_CHECKING:
     from outrider.config import ServerConfig
@@ -37,6 +38,10 @@ EXPECTS_CONTINUE = 16
 
 # How many streams a log names.
 MOST_DESCRIBED = 100
+
+REFUSAL_PERIOD = 60.0
+"""Seconds in which `REFUSAL_BURST` refusals are logged, and the others counted: any scanner can cause them."""
+REFUSAL_BURST = 20
 
 DRAIN_STATE_KEY = "outrider_drain"
 
@@ -123,6 +128,7 @@ class Runtime:
     connections that are accepted and still owe their PROXY header: they are not yet in `connections`. `shed` counts
     connections that should end with their next response, for a freer worker to get them. `websockets` counts those
     that are open, `http2_connections` those of that version. `meter` counts requests, where somebody reads that.
+    `log_refusal` logs what a client did wrong.
     """
 
     __slots__ = (
@@ -137,6 +143,7 @@ class Runtime:
         "half_closed",
         "http2_connections",
         "log",
+        "log_refusal",
         "loop",
         "max_requests",
         "meter",
@@ -165,6 +172,7 @@ class Runtime:
         self.app = app
         self.config = config
         self.log = log
+        self.log_refusal = SeldomLog(log.warning, time.monotonic, REFUSAL_PERIOD, REFUSAL_BURST)
         self.default_headers = default_headers
         self.counters = Counters()
         self.now = time.monotonic()

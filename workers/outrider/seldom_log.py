@@ -6,22 +6,27 @@ from collections.abc import Callable
 
 
 class SeldomLog:
-    """Passes on the first message, and after `period` seconds at least the next one."""
+    """Passes on the first messages, `burst` of them, and so many again after `period` seconds."""
 
-    def __init__(self, log: Callable[..., None], clock: Callable[[], float], period: float) -> None:
+    def __init__(self, log: Callable[..., None], clock: Callable[[], float], period: float, burst: int = 1) -> None:
         self._log = log
         self._clock = clock
         self._period = period
-        self._silent_until = 0.0
+        self._burst = burst
+        self._left = burst
+        self._ends_at = 0.0
         self._unreported = 0
 
     def __call__(self, msg: str, *args: object) -> None:
         """Log it, or count it."""
         now = self._clock()
-        if now < self._silent_until:
+        if now >= self._ends_at:
+            self._ends_at = now + self._period
+            self._left = self._burst
+        if not self._left:
             self._unreported += 1
             return
-        more = f" Not reported since the last one: {self._unreported} more of these." if self._unreported else ""
+        more = f" (not reported since the last one: {self._unreported} more of these)" if self._unreported else ""
         self._log(f"{msg}%s", *args, more)
-        self._silent_until = now + self._period
+        self._left -= 1
         self._unreported = 0

@@ -15,11 +15,12 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import httpx
+import psutil
 import pytest
 from websockets.asyncio.client import connect
 
 from outrider_testing import releases
-from outrider_testing.http_client import HTTPConnection, encode_request
+from outrider_testing.http_client import HTTPConnection, TruncatedResponse, encode_request
 from outrider_testing.load import Load, Mix, Report
 from outrider_testing.load_clients import (
     HalfSentPostClient,
@@ -31,7 +32,7 @@ from outrider_testing.load_clients import (
     SlowStreamClient,
 )
 from outrider_testing.outrider_process import OutriderProcess
-from outrider_testing.proxies import CLIENT, HTTP, HTTPS, NAME, Place, ProxyProcess, release
+from outrider_testing.proxies import APPLICATION, CLIENT, HTTP, HTTPS, NAME, Place, ProxyProcess, release
 from outrider_testing.waiting import until
 
 WORKERS = 2
@@ -55,6 +56,7 @@ SPOOFED = {
     "X-Forwarded-Ssl": "off",
     "X-Forwarded-Host": "evil.example",
     "X-Forwarded-Port": "666",
+    "X-Forwarded-Prefix": "/evil",
     "X-Real-IP": "203.0.113.66",
     "Forwarded": "for=203.0.113.66;host=evil.example",
 }
@@ -73,7 +75,7 @@ class Stage:
     def client(self, *, http2: bool = False) -> Iterator[httpx.Client]:
         """A client at `CLIENT`, which speaks HTTP/1.1 or HTTP/2."""
         context = self.place.client_context("h2" if http2 else "http/1.1")
-        transport = httpx.HTTPTransport(verify=context, http1=not http2, http2=http2, local_address=CLIENT)
+        transport = httpx.HTTPTransport(verify=context, http2=http2, local_address=CLIENT)
         with httpx.Client(
             transport=transport, base_url=f"https://{self.place.address}", headers={"Host": NAME}, timeout=20.0
         ) as client:
@@ -112,6 +114,13 @@ def _name_server(request: httpx.Request) -> None:
     request.extensions["sni_hostname"] = NAME
 
 
+def ended_connections(place: Place) -> int:
+    """How many connections to the application have been closed of late (TIME_WAIT)."""
+    address = (place.address, APPLICATION)
+    ended = (each for each in psutil.net_connections("tcp4") if each.status == psutil.CONN_TIME_WAIT)
+    return sum(address in (each.laddr, each.raddr) for each in ended)
+
+
 def over_tls(place: Place) -> Mix:
     """The clients of `MIX`, over TLS."""
     context = place.client_context()
@@ -123,6 +132,8 @@ class ProxyScenarios:
 
     HIDDEN: ClassVar[tuple[str, ...]] = ("forwarded", "x-forwarded-protocol", "x-forwarded-ssl")
     """Fields that must not come through when a client sends them."""
+    NAMES_REQUESTS: ClassVar[bool] = True
+    """Whether the proxy gives each request an id of its own."""
 
     # Who asks, and how
 
@@ -136,15 +147,19 @@ class ProxyScenarios:
         assert seen["http_version"] == stage.upstream_version
         fields = dict(seen["fields"])
         assert fields["host"] == NAME
+        assert "connection" not in fields
         assert len([name for name, _ in seen["fields"] if name == "host"]) == 1
 
     @pytest.mark.parametrize("http2", [False, True], ids=["h1", "h2"])
     def test_client_that_lies_is_not_believed(self, stage: Stage, http2: bool) -> None:
         with stage.client(http2=http2) as client:
-            response = client.get("/seen", headers=SPOOFED)
+            response = client.get(
+                "/seen", headers=SPOOFED | {"X-Request-ID": "evil" if self.NAMES_REQUESTS else "mine"}
+            )
         assert response.status_code == 200
         seen = response.json()
         assert (seen["client"], seen["scheme"]) == (CLIENT, "https"), seen
+        assert "x-request-id" in dict(seen["fields"])
         assert not [field for field in seen["fields"] if field[0] in self.HIDDEN]
         assert not [value for _, value in seen["fields"] if "203.0.113" in value or "evil" in value or value == "666"]
 
@@ -164,12 +179,25 @@ class ProxyScenarios:
         assert response.status in {301, 308}
         assert response.field("location") == f"https://{NAME}/seen?a=1"
 
-    def test_client_with_another_host_does_not_reach_the_application(self, stage: Stage) -> None:
+    # DNS takes a comma as any other character: the last one is a name in evil.example.
+    @pytest.mark.parametrize(
+        "target, host",
+        [
+            ("/redirect", "evil.example"),
+            ("http://evil.example/redirect", NAME),
+            (f"http://{NAME}/redirect", "evil.example"),
+            ("/redirect", f"{NAME},evil.example"),
+        ],
+    )
+    def test_client_does_not_choose_the_host_of_a_redirect(self, stage: Stage, target: str, host: str) -> None:
         with HTTPConnection((stage.place.address, HTTPS), tls=stage.place.client_context()) as connection:
-            request = encode_request("GET", "/redirect?evil", [("Connection", "close")])
-            connection.send(request.replace(b"Host: localhost", b"Host: evil.example"))
-            assert b"evil.example" not in connection.read_to_end()
-        assert "evil" not in (stage.service.directory / "access.log").read_text()
+            request = encode_request("GET", target, [("Connection", "close")])
+            connection.send(request.replace(b"Host: localhost", b"Host: " + host.encode()))
+            assert b"evil.example" not in (answer := connection.read_to_end()), answer
+
+    def test_cookie_that_is_too_large_is_refused_by_outrider(self, stage: Stage) -> None:
+        with stage.client() as client:
+            assert client.get("/seen", headers={"Cookie": "x" * 12_000}).status_code == 431
 
     # Streams
 
@@ -228,7 +256,39 @@ class ProxyScenarios:
         assert (response.status_code, response.text) == (503, "closed for today")
         assert stage.service.events().count("refused") == before + 1
 
+    def test_connections_to_outrider_are_kept(self, stage: Stage) -> None:
+        with stage.client() as client:
+            before = ended_connections(stage.place)
+            for _ in range(20):
+                client.get("/pid").raise_for_status()
+        assert ended_connections(stage.place) - before < 10
+
     # What happens to the service
+
+    def repeats(self, _stage: Stage) -> bool:
+        """Whether the proxy sends a GET again when the connection breaks before the response begins."""
+        return True
+
+    def test_request_whose_worker_dies_is_sent_again_only_if_that_is_harmless(self, stage: Stage) -> None:
+        held = {method: stage.service.directory / f"{method}.held" for method in ("GET", "POST")}
+        with contextlib.ExitStack() as stack:
+            connections = {}
+            for method, file in held.items():
+                connection = HTTPConnection((stage.place.address, HTTPS), tls=stage.place.client_context())
+                connections[method] = stack.enter_context(connection)
+                connection.request("GET", "/pid")  # so that the proxy has a connection to send the next one on
+                connection.send(encode_request(method, f"/gate/{method}", body=b"x" if method == "POST" else None))
+                until(file.exists)
+                file.unlink()
+            for worker in stage.service.workers():
+                os.kill(worker, signal.SIGKILL)
+            for file in held.values():
+                file.with_suffix(".open").touch()
+            with contextlib.suppress(TruncatedResponse):  # HAProxy says nothing
+                assert connections["POST"].read_head().status >= 500
+            assert (connections["GET"].read_head().status == 200) is self.repeats(stage)
+        assert (held["GET"].exists(), held["POST"].exists()) == (self.repeats(stage), False)
+        stage.service.wait_until_settled(WORKERS)
 
     def test_no_request_is_lost_in_reloads(self, stage: Stage) -> None:
         def reload() -> None:
