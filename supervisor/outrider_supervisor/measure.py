@@ -28,7 +28,8 @@ class _Mark:
 
     at: float
     cpu: float
-    busy_ns: int
+    busy_ns: int | None
+    """None while it boots."""
     resident: int | None
 
 
@@ -91,14 +92,17 @@ class Sampler:
             if pid not in rows:
                 usages[pid] = Usage(memory_bytes=memory.size, memory_kind=memory.kind)
                 continue
-            mark = self._earlier_marks.get(pid) or self._marks.get(pid)
             latest = _mark(rows[pid], now)
             cpu = busy = None
-            if mark is not None and now - mark.at > LATE_HEARTBEAT:
+            for mark in (self._marks.get(pid), self._earlier_marks.get(pid)):  # the older one counts, if it can
+                if mark is None or now - mark.at <= LATE_HEARTBEAT:
+                    continue
                 seconds = now - mark.at
                 cpu = round(100 * max(0.0, latest.cpu - mark.cpu) / seconds, 1)
-                busy = round(min(1.0, max(0, latest.busy_ns - mark.busy_ns) / 1e9 / seconds), 3)
-            usages[pid] = Usage(cpu, busy, memory.size, memory.kind, latest.cpu, latest.resident, lag_of(rows[pid]))
+                if latest.busy_ns is not None and mark.busy_ns is not None:
+                    busy = round(min(1.0, max(0, latest.busy_ns - mark.busy_ns) / 1e9 / seconds), 3)
+            lag = 0.0 if rows[pid].is_booting else lag_of(rows[pid])
+            usages[pid] = Usage(cpu, busy, memory.size, memory.kind, latest.cpu, latest.resident, lag)
         return usages
 
 
@@ -123,7 +127,7 @@ def lag_of(row: RowSnapshot) -> float:
 
 
 def _mark(row: RowSnapshot, now: float) -> _Mark:
-    busy_ns = _busy_ns_of(row)
+    busy_ns = None if row.is_booting else _busy_ns_of(row)
     try:
         process = psutil.Process(row.pid)
         times = process.cpu_times()

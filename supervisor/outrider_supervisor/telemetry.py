@@ -118,7 +118,7 @@ class Telemetry:
                 points[pid] = (wall, None, None, None, usage.memory_bytes)
                 continue
             rates = self._look_at_worker(pid, row, now)
-            lag = round(lag_of(row) * 1000, 1)
+            lag = None if row.is_booting else round(lag_of(row) * 1000, 1)
             points[pid] = (wall, round(rates.requests, 2), lag, usage.busy, usage.memory_bytes)
         return points
 

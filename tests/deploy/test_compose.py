@@ -135,7 +135,7 @@ def test_every_service_is_kept_small(name: str) -> None:
 @pytest.mark.parametrize("name", FILES)
 def test_clients_reach_the_proxy_alone(name: str) -> None:
     """The service believes whoever reaches it (FORWARDED_ALLOW_IPS)."""
-    assert set(services(name)["proxy"]["ports"]) <= {"80:80", "443:443", "443:443/udp"}
+    assert {"80:80", "443:443"} <= set(services(name)["proxy"]["ports"]) <= {"80:80", "443:443", "443:443/udp"}
     for key, service in services(name).items():
         assert ("ports" in service, set(service["networks"])) == (
             (True, {"frontend", "backend"}) if key == "proxy" else (False, {"backend"})
@@ -229,10 +229,32 @@ def test_proxies_pass_on_nothing_that_clients_claim_to_be() -> None:
     assert by_caddy == {*by_traefik, "X-Forwarded-Port"}, "Traefik replaces that"
 
 
+def test_proxies_believe_no_client() -> None:
+    points = load("traefik/traefik.yaml")["entryPoints"]
+    assert ["forwardedHeaders" in point or "proxyProtocol" in point for point in points.values()] == [False, False]
+    assert "trusted_proxies" not in (COMPOSE / "caddy" / "Caddyfile").read_text()
+
+
+def test_proxies_try_again_until_they_have_noticed() -> None:
+    http = load("traefik/dynamic.yaml")["http"]
+    balancer = http["services"]["shop"]["loadBalancer"]
+    assert http["middlewares"]["shop-retry"]["retry"]["attempts"] > 2 * len(balancer["servers"])
+    words = words_of_caddy()
+    assert seconds(words["lb_try_duration"]) > 2 * seconds(words["health_interval"])
+
+
 def test_sticky_sessions_are_two_lines_to_uncomment() -> None:
     text = (COMPOSE / "traefik" / "dynamic.yaml").read_text().replace("#sticky ", "")
     balancer = yaml.safe_load(text)["http"]["services"]["shop"]["loadBalancer"]
     assert balancer["sticky"]["cookie"]["httpOnly"] is True
+
+
+def test_caddy_keeps_its_certificates_and_tries_again_what_it_should() -> None:
+    proxy = services("compose.caddy.yaml")["proxy"]
+    inside = dict(volume.split(":")[:2] for volume in proxy["volumes"])
+    assert inside == {"./caddy": "/etc/caddy", "certificates": "/data", "state": "/config"}, "as the image has it"
+    version = tuple(map(int, proxy["image"].removeprefix("caddy:").split(".")))
+    assert version >= (2, 11), "caddy#7546"
 
 
 def test_caddy_sends_requests_where_the_service_listens() -> None:

@@ -145,6 +145,7 @@ def test_container_serves_without_rights_on_a_read_only_root(run: Run) -> None:
     )
     assert facts["Uid"].split() == ["10001"] * 4
     assert (int(facts["CapEff"], 16), int(facts["CapBnd"], 16), facts["NoNewPrivs"]) == (0, 0, "1")
+    assert facts["Seccomp"] == "2", "with a filter"
     assert facts["NSpid"].split()[-1] == "1"
     touched = container.execute("sh", "-c", "for each in / /srv/shop /opt/venv; do touch $each/x; done")
     assert touched.output.count("Read-only file system") == 3

@@ -64,6 +64,7 @@ def test_every_object_is_selected_by_the_labels_of_the_pods() -> None:
     assert base("NetworkPolicy")["spec"]["podSelector"]["matchLabels"] == labels
     spread = deployment()["spec"]["template"]["spec"]["topologySpreadConstraints"]
     assert [each["labelSelector"]["matchLabels"] for each in spread] == [labels] * 2
+    assert {each["whenUnsatisfiable"] for each in spread} == {"ScheduleAnyway"}, "there may be a single zone, or node"
     monitor = kubernetes.read(COMPONENTS / "prometheus" / "servicemonitor.yaml")
     assert monitor["spec"]["selector"]["matchLabels"] == base("Service", "shop-admin")["metadata"]["labels"]
 
@@ -75,8 +76,34 @@ def test_autoscaler_alone_sets_the_number_of_pods() -> None:
     assert not [each for each in container()["args"] if each.startswith(("--max-workers", "--min-workers", "-w"))]
 
 
+def test_autoscaler_looks_at_the_container_that_there_is() -> None:
+    scaler = base("HorizontalPodAutoscaler")["spec"]
+    with_prometheus = kubernetes.read(COMPONENTS / "prometheus" / "horizontalpodautoscaler.yaml")["spec"]
+    (cpu,) = scaler["metrics"]
+    assert with_prometheus["metrics"][0] == cpu, "the list of the component takes the place of the base's"
+    assert cpu["containerResource"]["container"] == container()["name"]
+    assert 0 < cpu["containerResource"]["target"]["averageUtilization"] < 100
+    assert 2 <= scaler["minReplicas"] <= scaler["maxReplicas"]
+    grace = deployment()["spec"]["template"]["spec"]["terminationGracePeriodSeconds"]
+    assert scaler["behavior"]["scaleDown"]["stabilizationWindowSeconds"] > grace, "each pod less is a drain"
+
+
 def test_rollout_never_has_fewer_pods_than_before() -> None:
     assert deployment()["spec"]["strategy"]["rollingUpdate"] == {"maxUnavailable": 0, "maxSurge": "25%"}
+    assert deployment()["spec"]["minReadySeconds"] >= 10, "one that crashes at once does not count"
+
+
+def test_node_can_be_drained_and_takes_one_pod_at_a_time() -> None:
+    budget = base("PodDisruptionBudget")["spec"]
+    assert budget["maxUnavailable"] == 1
+    assert "minAvailable" not in budget, "with one pod it would hold up the node for ever"
+    assert budget["unhealthyPodEvictionPolicy"] == "AlwaysAllow"
+
+
+def test_metrics_are_of_every_pod_by_itself_also_of_those_that_boot_or_drain() -> None:
+    service = base("Service", "shop-admin")["spec"]
+    assert (service["clusterIP"], service["publishNotReadyAddresses"]) == ("None", True)
+    assert "publishNotReadyAddresses" not in base("Service")["spec"], "requests are for pods that are ready"
 
 
 def test_pod_meets_the_restricted_pod_security_standard() -> None:
@@ -86,6 +113,7 @@ def test_pod_meets_the_restricted_pod_security_standard() -> None:
     assert pod["securityContext"]["runAsNonRoot"]
     assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
     assert pod["automountServiceAccountToken"] is False
+    assert pod["enableServiceLinks"] is False
     assert base("ServiceAccount")["automountServiceAccountToken"] is False
     assert container()["securityContext"] == {
         "allowPrivilegeEscalation": False,
@@ -108,6 +136,7 @@ def test_pod_has_the_time_that_a_drain_may_take() -> None:
 
 def test_pod_leaves_the_endpoints_before_it_drains() -> None:
     probe = container()["readinessProbe"]
+    assert probe["httpGet"]["path"] == "/readyz"
     # A pod that is deleted leaves at once; one whose service is stopped in it within this.
     assert probe["periodSeconds"] * probe["failureThreshold"] <= int(option(container(), "stop-delay"))
 
@@ -121,6 +150,7 @@ def test_liveness_asks_the_supervisor_alone_and_with_patience() -> None:
 
 def test_pod_may_boot_for_as_long_as_a_worker_may() -> None:
     probe = container()["startupProbe"]
+    assert probe["httpGet"]["path"] == "/readyz"
     boot_timeout = int(option(container(), "boot-timeout"))
     assert probe["periodSeconds"] * probe["failureThreshold"] >= 2 * boot_timeout
     assert deployment()["spec"]["progressDeadlineSeconds"] > probe["periodSeconds"] * probe["failureThreshold"]
@@ -155,14 +185,22 @@ def test_ports_are_those_that_outrider_binds() -> None:
     ports = {each["name"]: each["containerPort"] for each in container()["ports"]}
     assert option(container(), "bind") == f"0.0.0.0:{ports['http']}"
     assert option(container(), "admin-bind") == f"0.0.0.0:{ports['admin']}"
-    assert base("Service")["spec"]["ports"][0]["targetPort"] == "http"
-    assert base("Service", "shop-admin")["spec"]["ports"][0]["targetPort"] == "admin"
+    for name, port in (("shop", "http"), ("shop-admin", "admin")):
+        (service,) = base("Service", name)["spec"]["ports"]
+        assert (service["name"], service["targetPort"], service["appProtocol"]) == (port, port, "http")
+    (rule,) = kubernetes.read(COMPONENTS / "ingress" / "ingress.yaml")["spec"]["rules"]
+    (path,) = rule["http"]["paths"]
+    assert path["backend"]["service"] == {"name": "shop", "port": {"name": "http"}}
     for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
         assert container()[probe]["httpGet"]["port"] == "admin"
     for policy in (base("NetworkPolicy"), kubernetes.read(COMPONENTS / "ingress" / "networkpolicy.yaml")):
         allowed = [port["port"] for rule in policy["spec"]["ingress"] for port in rule["ports"]]
         assert allowed == ["http", "admin"]
     assert kubernetes.read(COMPONENTS / "prometheus" / "servicemonitor.yaml")["spec"]["endpoints"][0]["port"] == "admin"
+
+
+def test_pod_runs_as_the_service_account_that_there_is() -> None:
+    assert deployment()["spec"]["template"]["spec"]["serviceAccountName"] == base("ServiceAccount")["metadata"]["name"]
 
 
 def test_token_is_where_outrider_looks_for_it() -> None:
@@ -177,6 +215,15 @@ def test_token_is_where_outrider_looks_for_it() -> None:
     assert credentials == {"name": secret["secretName"], "key": item["key"]}
 
 
+def test_adapter_asks_the_prometheus_that_may_scrape() -> None:
+    values = kubernetes.read(COMPONENTS / "prometheus" / "prometheus-adapter.values.yaml")
+    (_, of_admin) = base("NetworkPolicy")["spec"]["ingress"]
+    (scraper,) = of_admin["from"]
+    namespace = scraper["namespaceSelector"]["matchLabels"]["kubernetes.io/metadata.name"]
+    where = {"url": f"http://prometheus-operated.{namespace}.svc", "port": 9090}
+    assert values["prometheus"] == where, "the Service that the operator makes"
+
+
 def test_metrics_of_the_autoscaler_are_exported() -> None:
     (rule,) = kubernetes.read(COMPONENTS / "prometheus" / "prometheus-adapter.values.yaml")["rules"]["custom"]
     labels = {metric.shown_name: set(metric.labels) for metric in METRICS}
@@ -185,7 +232,7 @@ def test_metrics_of_the_autoscaler_are_exported() -> None:
     assert names == {"outrider_worker_event_loop_busy_ratio", "outrider_workers"} <= labels.keys()
     assert "state" in labels["outrider_workers"]
     assert not {"namespace", "pod"} & set().union(*(labels[name] for name in names)), "these are the target's"
-    assert query.count("(") == query.count(")")
+    assert rule["resources"]["overrides"] == {"namespace": {"resource": "namespace"}, "pod": {"resource": "pod"}}
     scaler = kubernetes.read(COMPONENTS / "prometheus" / "horizontalpodautoscaler.yaml")
     (asked,) = (each["pods"]["metric"]["name"] for each in scaler["spec"]["metrics"] if each["type"] == "Pods")
     assert asked == rule["name"]["as"]

@@ -8,6 +8,7 @@ machine of that network, as the kubelet's and the proxy's do.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import signal
@@ -60,11 +61,14 @@ class Pod:
         self._make_image()
         self._make_volumes()
         host.run("mount", "-o", "remount,bind,ro", "/")
-        command = [*self.container["command"], *self.container["args"]]
         self._log = host.path(LOG).open("wb")
-        self.process = subprocess.Popen(
-            # As process 1; --kill-child ends it with the test.
-            host.command("unshare", "--pid", "--fork", "--mount-proc", "--kill-child", *self._as_user(), *command),
+        self.process = self._start()
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        """Start the container: process 1, which --kill-child ends with the test."""
+        command = [*self.container["command"], *self.container["args"]]
+        return subprocess.Popen(
+            self.host.command("unshare", "--pid", "--fork", "--mount-proc", "--kill-child", *self._as_user(), *command),
             stdin=subprocess.DEVNULL,
             stdout=self._log,
             stderr=subprocess.STDOUT,
@@ -92,16 +96,27 @@ class Pod:
             self.host.run("mount", "-t", "tmpfs", "-o", f"mode=2777,gid={group}", "tmpfs", mount["mountPath"])
             secret = volumes[mount["name"]].get("secret")
             if secret:
-                (item,) = secret["items"]
-                (path / item["path"]).write_text(TOKEN)
-                (path / item["path"]).chmod(secret["defaultMode"])
-                os.chown(path / item["path"], 0, int(group))
+                self._write_secret(path, secret, TOKEN)
             if mount.get("readOnly"):
                 self.host.run("mount", "-o", "remount,ro", mount["mountPath"])
         self.host.run("mkdir", "-p", str(REPOSITORY))
         self.host.run("mount", "--bind", CHECKOUT, str(REPOSITORY))
         self.host.path(PROBE).mkdir()
         self.host.path(PROBE).chmod(0o777)
+
+    def _write_secret(self, path: Path, secret: Mapping[str, Any], token: str) -> None:
+        """As the kubelet does: what is mounted are links to the latest of several directories."""
+        (item,) = secret["items"]
+        version = path / f"..{token}"
+        version.mkdir()
+        file = version / item["path"]
+        file.write_text(token)
+        file.chmod(secret["defaultMode"])
+        os.chown(file, 0, self.spec["securityContext"]["fsGroup"])
+        (path / "..data_tmp").symlink_to(version.name)
+        (path / "..data_tmp").replace(path / "..data")
+        if not (path / item["path"]).is_symlink():
+            (path / item["path"]).symlink_to(Path("..data", item["path"]))
 
     def _as_user(self) -> list[str]:
         user = str(self.spec["securityContext"]["runAsUser"])
@@ -171,10 +186,27 @@ class Pod:
         inside = ["nsenter", "--target", str(first), "--net", "--mount", "--pid", "--wdns=/", "--", *self._as_user()]
         return subprocess.run([*inside, *words], capture_output=True, text=True, timeout=60, check=True).stdout
 
-    def terminate(self) -> None:
-        """Send TERM to process 1."""
+    def change_token(self, token: str) -> None:
+        """Have the Secret changed, and the kubelet notice."""
+        (volume,) = (each for each in self.spec["volumes"] if "secret" in each)
+        (mount,) = (each for each in self.container["volumeMounts"] if each["name"] == volume["name"])
+        self.host.run("mount", "-o", "remount,rw", mount["mountPath"])
+        self._write_secret(self.host.path(mount["mountPath"]), volume["secret"], token)
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to process 1."""
         (first,) = children(self.process.pid)
-        os.kill(first, signal.SIGTERM)
+        os.kill(first, number)
+
+    def restart_killed(self) -> None:
+        """Kill the container, and start it again in the same volumes."""
+        self.signal(signal.SIGKILL)
+        self.process.wait(10)
+        self.process = self._start()
+        self.until_started()
+
+    def until_started(self) -> None:
+        until(lambda: self.process.poll() is None and self.probe("startupProbe") == 200, START_DEADLINE)
 
     def log_text(self) -> str:
         return self.host.path(LOG).read_text(errors="replace")
@@ -195,7 +227,7 @@ def running_pod(**changed: int) -> Iterator[Pod]:
         pod = Pod(hosts["pod"], hosts["node"], options)
         try:
             try:
-                until(lambda: pod.process.poll() is None and pod.probe("startupProbe") == 200, START_DEADLINE)
+                pod.until_started()
                 yield pod
             finally:
                 pod.close()
@@ -238,12 +270,24 @@ def test_adapter_finds_out_that_a_loop_is_blocked(pod: Pod, tmp_path: Path) -> N
     endpoint = kubernetes.read(COMPONENTS / "prometheus" / "servicemonitor.yaml")["spec"]["endpoints"][0]
     (tmp_path / "token").write_text(TOKEN)
     where = f"{pod.host.address}:{pod.ports[endpoint['port']]}"
+    targets = [(where, "shop-1", "Running"), (f"{pod.node.address}:1", "shop-2", "Pending")]
+    relabelings = [
+        {re.sub("[A-Z]", lambda found: f"_{found[0].lower()}", key): value for key, value in each.items()}
+        for each in endpoint["relabelings"]
+    ]
     job = {
         "job_name": "shop-admin",
         "scrape_interval": "1s",
         "metrics_path": endpoint["path"],
         "authorization": {"type": endpoint["authorization"]["type"], "credentials_file": str(tmp_path / "token")},
-        "static_configs": [{"targets": [where], "labels": {"namespace": "default", "pod": "shop-1"}}],
+        "static_configs": [
+            {
+                "targets": [address],
+                "labels": {"namespace": "default", "pod": name, "__meta_kubernetes_pod_phase": phase},
+            }
+            for address, name, phase in targets
+        ],
+        "relabel_configs": relabelings,
     }
     (tmp_path / "prometheus.yml").write_text(yaml.safe_dump({"scrape_configs": [job]}))
     (rule,) = kubernetes.read(COMPONENTS / "prometheus" / "prometheus-adapter.values.yaml")["rules"]["custom"]
@@ -270,12 +314,16 @@ def test_adapter_finds_out_that_a_loop_is_blocked(pod: Pod, tmp_path: Path) -> N
 
 
 def test_reload_by_kubectl_exec_takes_a_new_token(pod: Pod) -> None:
-    pod.host.run("mount", "-o", "remount,rw", "/run/secrets/outrider")
-    pod.host.path("/run/secrets/outrider/token").write_text("fedcba9876543210")
+    pod.change_token("fedcba9876543210")
     output = pod.execute("outrider", "reload", "--no-canary")
     assert "generation 2 is current" in output
     assert pod.ask("admin", "/metrics", {"Authorization": "Bearer fedcba9876543210"}).status == 200
     assert pod.ask("admin", "/metrics", {"Authorization": f"Bearer {TOKEN}"}).status == 401
+
+
+def test_killed_container_starts_again_in_the_volumes_of_its_pod(pod: Pod) -> None:
+    pod.restart_killed()
+    assert "shop: serving" in pod.execute("outrider", "status")
 
 
 def test_deleted_pod_serves_on_and_answers_everything_and_is_gone_in_time() -> None:
@@ -288,7 +336,7 @@ def test_deleted_pod_serves_on_and_answers_everything_and_is_gone_in_time() -> N
     pod_of_test = running_pod(stop_delay=stop_delay, graceful_timeout=graceful_timeout)
     with pod_of_test as pod, pod.hold("answered") as answered, pod.hold("endless") as endless:
         began = time.monotonic()
-        pod.terminate()
+        pod.signal(signal.SIGTERM)
         until(lambda: pod.probe("readinessProbe") == 503, 3, what="readyz after TERM")
         # Those who do not know yet still come.
         assert pod.ask("http", "/").status == 200
@@ -301,3 +349,6 @@ def test_deleted_pod_serves_on_and_answers_everything_and_is_gone_in_time() -> N
         assert stop_delay + graceful_timeout * 0.8 < took < stop_delay + graceful_timeout + margin
         with pod.node.entered():
             assert not can_connect((pod.host.address, pod.ports["http"]))
+        lines = [json.loads(line) for line in pod.log_text().splitlines()]
+        assert lines[-1]["message"] == "stopped"
+        assert {line["path"] for line in lines if line["logger"] == "gunicorn.access"} >= {"/gate/answered"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
@@ -54,34 +55,58 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "podDisruptionBudget.enabled": False,
         "networkPolicy.enabled": False,
     },
+    "words that are something else without quotes": {
+        "admin.secretKey": "1e3",
+        "metrics.enabled": True,
+        "networkPolicy": {"webNamespaces": ["on"], "metricsNamespace": "null"},
+        "ingress": {"enabled": True, "host": "*.example.com", "className": ""},
+    },
     "everything": {
         "name": "news",
         "image": {"repository": "registry.example.com/news", "tag": f"2.1.0@sha256:{'5' * 64}", "pullPolicy": "Always"},
         "imagePullSecrets": [{"name": "registry"}],
         "app": "news.web:create.app",
         "extraArgs": ["--preload"],
-        "env": [{"name": "DEBUG", "value": "0"}],
-        "envFrom": [{"secretRef": {"name": "news"}}],
-        "volumes": [{"name": "certificate", "secret": {"secretName": "news-tls"}}],
+        "env": [{"name": "DEBUG", "value": "verbose"}],
+        "envFrom": [{"secretRef": {"name": "news-environment"}}],
+        "volumes": [{"name": "certificate", "secret": {"secretName": "news-certificate"}}],
         "volumeMounts": [{"name": "certificate", "mountPath": "/etc/news"}],
-        "workers": 3,
+        "workers": 13,
+        "maxWorkerMemory": "333M",
+        "resources": {"requests": {"cpu": "13", "memory": "5Gi"}, "limits": {"memory": "6Gi"}},
         "bootTimeout": 240,
-        "admin.secretName": "tokens",
-        "admin.secretKey": "news",
-        "metrics": {"enabled": True, "labels": {"release": "kube-prometheus-stack"}},
-        "autoscaling.loopUtilisation": "600m",
-        "ingress": {"enabled": True, "annotations": {"example.com/timeout": "1h"}, "host": "news.example.com"},
         "drain": {"stopDelay": 20, "gracefulTimeout": 120, "margin": 15},
-        "serviceAccount.annotations": {"example.com/role": "news"},
-        "podAnnotations": {"example.com/log": "json"},
+        "forwardedAllowIps": "192.0.2.0/24",
+        "admin": {"secretName": "tokens", "secretKey": "news-token"},
+        "autoscaling": {"minReplicas": 4, "maxReplicas": 44, "cpuUtilisation": 55, "loopUtilisation": "600m"},
+        "metrics": {"enabled": True, "interval": "33s", "labels": {"release": "kube-prometheus-stack"}},
+        "networkPolicy": {"webNamespaces": ["gateway"], "metricsNamespace": "observability"},
+        "ingress": {
+            "enabled": True,
+            "className": "haproxy",
+            "annotations": {"example.com/timeout": "1h"},
+            "host": "news.example.com",
+            "tlsSecretName": "news-web",
+        },
+        "serviceAccount": {"annotations": {"example.com/role": "reader"}},
+        "podAnnotations": {"example.com/log": "collected"},
         "nodeSelector": {"kubernetes.io/arch": "amd64"},
         "tolerations": [{"key": "web", "operator": "Exists"}],
-        "affinity": {"podAntiAffinity": {}},
+        "affinity": {
+            "podAntiAffinity": {
+                "preferredDuringSchedulingIgnoredDuringExecution": [
+                    {"weight": 77, "podAffinityTerm": {"topologyKey": "example.com/rack"}}
+                ]
+            }
+        },
     },
 }
+IN_OTHER_TESTS = {"image.repository", "image.tag", "drain.margin", "replicas"}
+"""Values that are a part of something else, or have no effect beside others."""
 REFUSED: dict[str, tuple[str, Any, str]] = {
     "a value that there is not": ("replica", 3, "'replica' not allowed"),
     "an image without a tag": ("image.tag", "", "/image/tag"),
+    "a tag of digits, which Helm takes for a number": ("image.tag", 1234567, "got number, want string"),
     "a tag that is taken away": ("image.tag", None, "missing property 'tag'"),
     "an application without its object": ("app", "shop", "/app"),
     "a margin that a master which hangs would use up": ("drain.margin", 5, "/drain/margin"),
@@ -156,10 +181,12 @@ def test_overlay_has_its_namespace_image_and_size(overlay: str, workers: int, ta
     assert {thing["metadata"]["namespace"] for thing in things} == {f"shop-{overlay}"}
     (deployment,) = (thing for thing in things if thing["kind"] == "Deployment")
     container = container_of(deployment)
-    assert container["image"].endswith(f"/shop:{tag}")
+    (image,) = kubernetes.read(OVERLAYS / overlay / "kustomization.yaml")["images"]
+    assert container["image"] == f"{image['newName']}:{tag}"
     assert kubernetes.environment_of(container)["WEB_CONCURRENCY"] == str(workers)
-    scaled = "HorizontalPodAutoscaler" in {thing["kind"] for thing in things}
-    assert ("replicas" in deployment["spec"]) is not scaled, "one of the two sets the number of pods"
+    scalers = [thing["spec"] for thing in things if thing["kind"] == "HorizontalPodAutoscaler"]
+    assert ("replicas" in deployment["spec"]) is not bool(scalers), "one of the two sets the number of pods"
+    assert all(2 < each["minReplicas"] < each["maxReplicas"] for each in scalers)
 
 
 def test_chart_gives_the_pod_the_time_that_its_boot_and_its_drain_take() -> None:
@@ -174,22 +201,63 @@ def test_chart_gives_the_pod_the_time_that_its_boot_and_its_drain_take() -> None
 
 
 def test_chart_uses_every_value() -> None:
-    things = kubernetes.render_chart(VARIANTS["everything"])
+    variant = VARIANTS["everything"]
+    things = kubernetes.render_chart(variant)
     container = container_of(by_kind(things)["Deployment", "news"])
-    assert kubernetes.environment_of(container) == {"WEB_CONCURRENCY": "3", "DEBUG": "0"}
-    assert container["command"] == ["outrider", "run", "news.web:create.app"]
+    assert container["image"] == f"{variant['image']['repository']}:{variant['image']['tag']}"
     assert by_kind(things)["Service", "news"]["metadata"]["labels"]["app.kubernetes.io/version"] == "2.1.0"
-    rendered = yaml.safe_dump_all(things, width=1000)
-    assert [value for value in _words(VARIANTS["everything"]) if value not in rendered] == []
+    given = {path: value for path, value in _leaves(variant) if path not in IN_OTHER_TESTS and value is not True}
+    wanted = {path for path, value in _leaves(kubernetes.read(CHART / "values.yaml")) if not isinstance(value, bool)}
+    assert {path for path in wanted - IN_OTHER_TESTS if not any(each.startswith(path) for each in given)} == set()
+    of_default = _words(kubernetes.render_chart({}))
+    assert {path for path, value in given.items() if str(value) in of_default} == set(), "it would be there anyhow"
+    found = _words(things)
+    assert {path for path, value in given.items() if str(value) not in found} == set()
 
 
-def _words(value: Any) -> Iterator[str]:
-    """The strings in a value."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict | list):
-        for each in value.values() if isinstance(value, dict) else value:
-            yield from _words(each)
+def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """What is not made of other values, and its path; all items of a list have that of the list."""
+    if isinstance(value, dict) and value:
+        for key, each in value.items():
+            yield from _leaves(each, f"{path}.{key}".lstrip("."))
+    elif isinstance(value, list) and value:
+        for each in value:
+            yield from _leaves(each, path)
+    else:
+        yield path, value
+
+
+def _words(value: Any) -> set[str]:
+    """What values are there, those of options without the option."""
+    return {word for _, each in _leaves(value) for word in (str(each), str(each).partition("=")[2])}
+
+
+def test_chart_passes_words_on_as_they_are() -> None:
+    things = by_kind(kubernetes.render_chart(VARIANTS["words that are something else without quotes"]))
+    ingress = things["Ingress", "shop"]["spec"]
+    assert [rule["host"] for rule in ingress["rules"]] == ingress["tls"][0]["hosts"] == ["*.example.com"]
+    assert "ingressClassName" not in ingress, "the default of the cluster"
+    policy = things["NetworkPolicy", "shop"]["spec"]["ingress"]
+    namespaces = [rule["from"][0]["namespaceSelector"]["matchLabels"] for rule in policy]
+    assert namespaces == [{"kubernetes.io/metadata.name": "on"}, {"kubernetes.io/metadata.name": "null"}]
+    volumes = things["Deployment", "shop"]["spec"]["template"]["spec"]["volumes"]
+    assert [item["key"] for volume in volumes for item in volume.get("secret", {}).get("items", [])] == ["1e3"]
+
+
+def test_chart_leaves_out_what_is_switched_off() -> None:
+    assert {kind for kind, _ in by_kind(kubernetes.render_chart(VARIANTS["nothing optional"]))} == {
+        *("Deployment", "Service", "ServiceAccount")
+    }
+
+
+def test_schema_is_of_the_values_that_there_are() -> None:
+    schema = json.loads((CHART / "values.schema.json").read_text(encoding="utf-8"))
+    values = kubernetes.read(CHART / "values.yaml")
+    assert schema["properties"].keys() - {"global"} == values.keys()
+    for name, part in schema["properties"].items():
+        if "properties" in part:
+            assert part["properties"].keys() - {"claims"} == values[name].keys(), name
+            assert part["additionalProperties"] is False, name
 
 
 def test_chart_sets_replicas_only_without_autoscaling() -> None:
@@ -210,10 +278,26 @@ def test_helm_lints_the_chart() -> None:
     assert "1 chart(s) linted, 0 chart(s) failed" in kubernetes.helm("lint", "--strict", str(CHART), *set_values({}))
 
 
+def notes(values: Mapping[str, Any]) -> str:
+    """What Helm says after an installation."""
+    return kubernetes.helm("install", "shop", str(CHART), "--dry-run=client", *set_values(values)).partition("NOTES")[2]
+
+
 def test_chart_says_how_to_make_the_secret_that_its_pods_wait_for() -> None:
-    values = set_values({"admin.secretName": "tokens"})
-    shown = kubernetes.helm("install", "shop", str(CHART), "--dry-run=client", *values)
+    shown = notes({"admin.secretName": "tokens"})
     assert "create secret generic tokens" in shown
+    assert "forwardedAllowIps" not in shown
+
+
+@pytest.mark.parametrize(
+    "values, warning",
+    [
+        ({"ingress.enabled": True}, "forwardedAllowIps is empty"),
+        ({"forwardedAllowIps": "10.0.0.0/8"}, "forwardedAllowIps without networkPolicy.webNamespaces"),
+    ],
+)
+def test_chart_warns_of_a_proxy_that_is_not_believed_or_a_network_that_is(values: Any, warning: str) -> None:
+    assert warning in notes(values)
 
 
 def test_service_gets_another_name_by_one_command(tmp_path: Path) -> None:

@@ -8,9 +8,10 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import yaml
@@ -29,6 +30,50 @@ RULES = DEPLOY / "prometheus" / "outrider.rules.yml"
 DASHBOARD = DEPLOY / "grafana" / "outrider.json"
 OFTEN = {"scrape_interval": "1s", "evaluation_interval": "1s"}
 EMPTY_IN_A_SOUND_SERVICE = {"What blocks event loops: seconds", "What blocks event loops: times"}
+ADAPTER = DEPLOY / "kubernetes" / "components" / "prometheus" / "prometheus-adapter.values.yaml"
+INSTANCE = 'job="outrider",instance="shop"'
+RATE = "0+{}x60"
+STAYS = "{}x60"
+
+
+class Alert(NamedTuple):
+    """What an alert fires of, and does not. The samples of a series are a minute apart."""
+
+    minutes: int
+    """After which it is looked at."""
+    series: str
+    values: str
+    """Of the series, with a gap for one of the next two."""
+    bad: str
+    good: str
+    others: Mapping[str, str] = {}
+    """Other series, and their values."""
+
+
+ALERTS = {
+    "OutriderDown": Alert(2, "up", STAYS, "0", "1"),
+    "OutriderDegraded": Alert(6, 'outrider_service_status{state="degraded"}', STAYS, "1", "0"),
+    "OutriderErrors": Alert(
+        *(12, 'outrider_requests_total{http_response_status_class="5xx"}', RATE, "6", "5"),
+        {'outrider_requests_total{http_response_status_class="2xx"}': RATE.format(95)},
+    ),
+    "OutriderSlow": Alert(
+        *(16, 'http_server_request_duration_seconds_bucket{le="1"}', RATE, "98", "100"),
+        {f'http_server_request_duration_seconds_bucket{{le="{bound}"}}': RATE.format(100) for bound in ("2.5", "+Inf")},
+    ),
+    "OutriderSaturated": Alert(12, 'outrider_worker_event_loop_busy_ratio{pid="7"}', STAYS, "0.95", "0.9"),
+    "OutriderLoopLag": Alert(7, 'outrider_worker_event_loop_lag_seconds{pid="7"}', STAYS, "0.6", "0.5"),
+    "OutriderBacklog": Alert(3, "outrider_accept_backlog", STAYS, "101", "100"),
+    "OutriderStalls": Alert(11, "outrider_stalls_total", RATE, "1", "0"),
+    "OutriderCrashes": Alert(16, 'outrider_worker_restarts_total{cause="boot_failure"}', RATE, "1", "0"),
+    "OutriderReloadFailed": Alert(2, "outrider_last_reload_successful", STAYS, "0", "1"),
+    "OutriderMemoryGrows": Alert(400, 'outrider_worker_pss_bytes{pid="7"}', "200e6x360 {}x60", "310e6", "290e6"),
+    "OutriderAtMostWorkers": Alert(
+        *(20, "outrider_autoscaler_utilisation_ratio", STAYS, "0.95", "0.9"),
+        {"outrider_workers_target": STAYS.format(4), "outrider_autoscaler_workers_max": STAYS.format(4)},
+    ),
+    "OutriderLogLinesDropped": Alert(11, "outrider_log_lines_dropped_total", RATE, "1", "0"),
+}
 
 
 @contextlib.contextmanager
@@ -114,6 +159,64 @@ def test_alert_fires_of_a_service_without_workers_that_neither_boots_nor_stops(
         yaml.safe_dump({"rule_files": [str(RULES)], "evaluation_interval": "15s", "tests": [case]})
     )
     assert "SUCCESS" in promtool("test", "rules", tmp_path / "test.yml")
+
+
+def test_alert_fires_for_what_it_is_for() -> None:
+    rules = [each["alert"] for each in yaml.safe_load(RULES.read_text())["groups"][0]["rules"]]
+    assert set(rules) == {*ALERTS, "OutriderNoWorkers"}
+    check_queries(*(case for alert in ALERTS for case in alert_cases(alert)))
+
+
+def alert_cases(name: str) -> Iterator[dict[str, Any]]:
+    """Where it fires, and where it does not."""
+    alert = ALERTS[name]
+    query = f'count by (alertname) (ALERTS{{alertname="{name}", alertstate="firing"}})'
+    fires = [{"labels": f'{{alertname="{name}"}}', "value": 1}]
+    for value, shown in ((alert.bad, fires), (alert.good, [])):
+        series = {alert.series: alert.values.format(value), **alert.others}
+        yield query_case("1m", series, query, f"{alert.minutes}m", shown)
+
+
+def query_case(interval: str, series: Mapping[str, str], query: str, at: str, shown: list[Any]) -> dict[str, Any]:
+    """A test of promtool's: these samples, each `interval` apart, and what the query gives for them."""
+    named = [(name.partition("{")[0], name.partition("{")[2].rstrip("}"), values) for name, values in series.items()]
+    return {
+        "interval": interval,
+        "input_series": [
+            {"series": f"{name}{{{','.join(filter(None, (INSTANCE, labels)))}}}", "values": values}
+            for name, labels, values in named
+        ],
+        "promql_expr_test": [{"expr": query, "eval_time": at, "exp_samples": shown}],
+    }
+
+
+def check_queries(*cases: dict[str, Any]) -> None:
+    content = {"rule_files": [str(RULES)], "evaluation_interval": "1m", "tests": list(cases)}
+    with tempfile.NamedTemporaryFile("w", suffix=".yml") as file:
+        file.write(yaml.safe_dump(content))
+        file.flush()
+        assert "SUCCESS" in promtool("test", "rules", file.name)
+
+
+def test_figure_of_the_adapter_is_of_pods_whose_workers_serve() -> None:
+    """A pod that boots, or whose only worker hangs, has none: Kubernetes can't reckon with infinity."""
+    (rule,) = yaml.safe_load(ADAPTER.read_text())["rules"]["custom"]
+    name, selector = rule["seriesQuery"].rstrip("}").split("{")
+    query = rule["metricsQuery"].replace("<<.Series>>", name)
+    query = query.replace("<<.LabelMatchers>>", selector).replace("<<.GroupBy>>", "pod")
+    pod = 'namespace="shop",pod="{}"'.format
+    series = {
+        f'{name}{{{pod("serving")},pid="7"}}': "0.5x20",
+        f'{name}{{{pod("serving")},pid="8"}}': "0.7x20",
+        f'outrider_workers{{{pod("serving")},state="ready"}}': "2x20",
+        f'{name}{{{pod("booting")},pid="7"}}': "1x20",
+        f'outrider_workers{{{pod("booting")},state="ready"}}': "0x20",
+        f'outrider_workers{{{pod("booting")},state="booting"}}': "1x20",
+        f'{name}{{{pod("booted")},pid="7"}}': "1x9 0.2x10",
+        f'outrider_workers{{{pod("booted")},state="ready"}}': "0x9 1x10",
+    }
+    shown = [{"labels": '{pod="serving"}', "value": 0.6}, {"labels": '{pod="booted"}', "value": 0.2}]
+    check_queries(query_case("15s", series, query, "3m", shown))
 
 
 def test_every_alert_is_evaluated_and_none_fires(prometheus: Prometheus) -> None:

@@ -191,6 +191,25 @@ def test_loop_that_hangs_is_busy_before_its_row_says_so(board: Scoreboard) -> No
     assert sampler.usage([OURS], sampler.rows(), START + 10.0)[OURS].busy == 1.0
 
 
+def test_boot_keeps_no_loop_busy_or_late(board: Scoreboard) -> None:
+    """Neither while it lasts, nor in the share that is known first afterwards: autoscalers would start more."""
+    row = claim(board)
+    sampler = Sampler(board)
+    row[Field.HEARTBEAT] = time.monotonic_ns() - 20_000_000_000
+    for state in (WorkerState.SPAWNED, WorkerState.BOOTING):
+        row[Field.STATE] = state
+        sampler.sample([generation(OURS)], START)
+        usage = sampler.usage([OURS], sampler.rows(), START + 2.0)[OURS]
+        assert (usage.busy, usage.lag) == (None, 0.0)
+        assert usage.cpu_percent is not None
+    row[Field.STATE] = WorkerState.READY
+    assert sampler.usage([OURS], sampler.rows(), START + 3.0)[OURS].busy is None
+    row[Field.HEARTBEAT] = time.monotonic_ns()
+    sampler.sample([generation(OURS)], START + USAGE_PERIOD)
+    row[Field.LOOP_BUSY_NS] = 500_000_000
+    assert sampler.usage([OURS], sampler.rows(), START + USAGE_PERIOD + 2.0)[OURS].busy == 0.25
+
+
 def test_share_is_between_none_and_all(board: Scoreboard) -> None:
     row = claim(board)
     row[Field.LOOP_BUSY_NS] = 1_000_000_000

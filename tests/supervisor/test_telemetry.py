@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import pytest
 
-from outrider.scoreboard import RowSnapshot, Totals
+from outrider.scoreboard import RowSnapshot, Totals, WorkerState
 from outrider_supervisor.events import FromGeneration, Started
 from outrider_supervisor.history import PERIOD
 from outrider_supervisor.machine import Machine
@@ -156,6 +156,12 @@ def test_requests_of_a_worker_that_died_are_not_lost(scene: Scene) -> None:
     assert scene.point["requests_per_second"] == 5.0
     assert scene.telemetry.history.report()["workers"].keys() == {"8"}
     assert scene.telemetry.worker_rates() == {}
+
+
+def test_worker_that_boots_is_not_late(scene: Scene) -> None:
+    scene.workers.add(7, state=WorkerState.BOOTING)
+    scene.look()
+    assert scene.point["lag_ms"] is None
 
 
 def test_worker_of_another_class_has_its_memory_alone() -> None:

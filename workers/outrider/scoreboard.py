@@ -124,6 +124,11 @@ class RowSnapshot(NamedTuple):
     stalls: int
     log_drops: int
 
+    @property
+    def is_booting(self) -> bool:
+        """Whether the worker serves nobody yet: its loop is neither busy nor late for anybody."""
+        return self.state in (WorkerState.SPAWNED, WorkerState.BOOTING)
+
 
 class Totals(NamedTuple):
     """What all workers have counted since the table was made, or one has."""

@@ -32,6 +32,8 @@ _CRUN = """
 mount --make-rprivate / && mount -t tmpfs tmpfs /sys/fs/cgroup && mount -t cgroup2 cgroup2 /sys/fs/cgroup &&
 exec crun --cgroup-manager=disabled "$@"
 """
+_SECCOMP = Path("/usr/share/containers/seccomp.json")
+"""The default profile of Podman and CRI-O, which is about that of Docker and containerd; it comes with buildah."""
 # As docker run --read-only --tmpfs /tmp --tmpfs /dev/shm does.
 _TMPFS = ["nosuid", "nodev", "noexec", "mode=1777"]
 _MOUNTS: list[dict[str, Any]] = [
@@ -202,9 +204,31 @@ class Container:
                 "namespaces": [
                     *({"type": each} for each in ("pid", "ipc", "uts", "mount")),
                     {"type": "network", "path": f"/proc/{self.host.pid}/ns/net"},
-                ]
+                ],
+                "seccomp": _seccomp(),
             },
         }
+
+
+def _seccomp() -> dict[str, Any]:
+    """The default profile as a runtime takes it: what holds here, for a process without capabilities."""
+    profile = json.loads(_SECCOMP.read_text())
+    machine = os.uname().machine
+    name = {"x86_64": "amd64", "aarch64": "arm64"}[machine]
+
+    def holds(rule: Mapping[str, Any]) -> bool:
+        condition = rule.get("includes") or {}
+        return "caps" not in condition and name in condition.get("arches", [name])
+
+    kept = ("names", "action", "args", "errnoRet")
+    return {
+        "defaultAction": profile["defaultAction"],
+        "defaultErrnoRet": profile["defaultErrnoRet"],
+        "architectures": [f"SCMP_ARCH_{machine.upper()}"],
+        "syscalls": [
+            {key: rule[key] for key in kept if rule.get(key) is not None} for rule in profile["syscalls"] if holds(rule)
+        ],
+    }
 
 
 @contextlib.contextmanager
