@@ -15,6 +15,8 @@ class Agenda:
         """What is under way."""
         self.is_stopping = False
         self._waiting: list[Intent] = []
+        self._signalled: dict[type[Intent], Intent] = {}
+        """What signals have asked for, where a client's newer request waits in its place."""
         self._stops: list[int] = []
         self._outbox = outbox
 
@@ -37,6 +39,10 @@ class Agenda:
             if not isinstance(same, Recycle):
                 self._waiting.remove(same)
                 self._outbox.finish(same.id, Code.SUPERSEDED, "a newer request of the same kind took its place")
+                if operation.id and not same.id:
+                    self._signalled[type(same)] = same
+        if not operation.id:
+            self._signalled.pop(type(operation), None)
         self._waiting.append(operation)
         if operation.id and (self.operation is not None or not has_started):
             over = "operation under way is over" if has_started else "service has started"
@@ -48,6 +54,7 @@ class Agenda:
             able = [each for each in self._waiting if has_master or isinstance(each, Reload)]
             if able:
                 self._waiting.remove(able[0])
+                self._signalled.pop(type(able[0]), None)
                 self.operation = able[0]
                 return able[0]
         return None
@@ -58,8 +65,9 @@ class Agenda:
         return recovery
 
     def give_up_waiting(self) -> list[int]:
-        """Drop what clients wait for, which is not done here any more, and return their numbers; signals' stay."""
+        """Drop what clients wait for and can ask for again, and return their numbers; what signals asked for stays."""
         given_up = [each.id for each in self._waiting if each.id]
+        self._waiting = [self._signalled.get(type(each), each) for each in self._waiting]
         self._waiting = [each for each in self._waiting if not each.id]
         return given_up
 

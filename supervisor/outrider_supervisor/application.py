@@ -56,8 +56,23 @@ OPTIONS_OF_UVICORN = {
     "--timeout-keep-alive": "--keep-alive",
 }
 """What to use for options that people bring from there, where the name does not show it."""
+SETTINGS_OF_FLAGS = {
+    "access_logfile": "accesslog",
+    "error_logfile": "errorlog",
+    "log_file": "errorlog",
+    "preload": "preload_app",
+}
+"""Settings that people name as on the command line, where the spelling would not show it, or show another."""
 SIMILARITY = 0.8
 """How alike two names must be for one to be taken for a slip of the pen: a setting's, an option's; difflib's ratio."""
+
+ALLOWED = {
+    gunicorn.config.validate_bool: "True or False",
+    gunicorn.config.validate_pos_int: "a whole number, 0 or more",
+    gunicorn.config.validate_list_string: "a string, or a list of strings",
+    gunicorn.config.validate_string: "a string",
+}
+"""What gunicorn's checks take, where their own sentence is one of Python's."""
 
 
 class ConfigurationFailed(Exception):
@@ -261,7 +276,9 @@ class OutriderApplication(WSGIApplication):  # type: ignore[misc]  # gunicorn ha
                 reason = str(error).replace("(gunicorn's configuration)", f"({source})")
                 raise ConfigurationFailed(reason) from error
             except Exception as error:
-                raise ConfigurationFailed(f"{name} is {value!r} ({source}), which is not allowed: {error}") from error
+                allowed = ALLOWED.get(self.cfg.settings[name].validator)
+                problem = f"but must be {allowed}" if allowed else f"which is not allowed: {error}"
+                raise ConfigurationFailed(f"{name} is {value!r} ({source}), {problem}") from error
 
 
 def find_log_format(cfg: Any) -> str:
@@ -283,8 +300,9 @@ def find_misspelt(values: Mapping[str, Any], settings: Mapping[str, object], sou
         if isinstance(value, ModuleType) or callable(value):
             continue
         close = difflib.get_close_matches(name, settings, n=1, cutoff=SIMILARITY)
-        if close:
-            notes.append(f"{source}: {name} is no setting and is ignored; did you mean {close[0]}?")
+        meant = SETTINGS_OF_FLAGS.get(name) or next(iter(close), "")
+        if meant:
+            notes.append(f"{source}: {name} is no setting and is ignored; did you mean {meant}?")
     return notes
 
 

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Collection, Mapping, MutableMapping, Sequence
 from typing import Any, NamedTuple, cast
 
 from outrider import __version__
@@ -47,6 +47,9 @@ exit status:
 --help` those of another command.
 """
 
+COMMANDS_OF_OTHERS = {"start": "run", "restart": "reload"}
+"""What to use for commands that people bring from elsewhere, where the name does not show it."""
+
 
 class _Started(NamedTuple):
     """A command that takes gunicorn's options: everything after its name is for gunicorn's parser."""
@@ -58,6 +61,7 @@ class _Started(NamedTuple):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; the exit status."""
     argv = sys.argv[1:] if argv is None else argv
+    _open_missing_streams()
     if argv and argv[0] in _STARTED:
         return _start(argv[0], argv[1:])
     options = _parse(argv)
@@ -78,17 +82,36 @@ def main(argv: Sequence[str] | None = None) -> int:
         return Exit.INTERRUPTED
 
 
+def _open_missing_streams() -> None:
+    """Have /dev/null in the place of what the caller has closed: what is opened next would get its descriptor."""
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:
+            stream = open(os.devnull, "r" if name == "stdin" else "w")  # noqa: SIM115, PTH123  # until the end
+            os.set_inheritable(stream.fileno(), True)
+            setattr(sys, name, stream)
+
+
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser, commands_ = _parsers()
     if argv and not argv[0].startswith("-") and argv[0] not in commands_:
-        close = difflib.get_close_matches(argv[0], commands_, n=1)
-        hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(commands_)}"
+        meant = _meant(argv[0], commands_)
+        hint = f"did you mean {meant}?" if meant else f"there are {', '.join(commands_)}"
         parser.error(f"there is no command {argv[0]!r}; {hint}")
     options, unknown = parser.parse_known_args(argv)
     if unknown:
         # The usage of the command is of more help than that of all.
-        commands_[options.command].error(f"unrecognized arguments: {' '.join(unknown)}")
+        is_name = not (unknown[0].startswith("-") or unknown[0].isdecimal())
+        hint = f"; did you mean --name {unknown[0]}?" if is_name else ""
+        commands_[options.command].error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
     return options
+
+
+def _meant(word: str, known: Collection[str]) -> str:
+    """What to type in the place of a command that does not exist; empty if nobody knows."""
+    if ":" in word:
+        return f"run {word}"
+    close = difflib.get_close_matches(word, known, n=1)
+    return COMMANDS_OF_OTHERS.get(word) or next(iter(close), "")
 
 
 def _parsers() -> tuple[argparse.ArgumentParser, Mapping[str, argparse.ArgumentParser]]:
@@ -243,20 +266,20 @@ def _follow(client: ControlClient, name: str, command: commands.Command) -> int:
     if outcome is None:
         console.clear()
         raise ClientError(f"the supervisor ended before the {name} did")
-    return _conclude(console, name, outcome)
+    return _conclude(console, client.name, name, outcome)
 
 
-def _conclude(console: Console, name: str, outcome: dict[str, Any]) -> int:
+def _conclude(console: Console, instance: str, command: str, outcome: dict[str, Any]) -> int:
     details = outcome.get("details", "").strip("\n")
     if outcome["ok"]:
-        console.say(plain(outcome["message"]))
+        console.say(plain(f"{instance}: {outcome['message']}"))
         if details:
             console.say(plain(details))
         return Exit.DONE
     console.clear()
     if details:
         _complain(details, prefix="")
-    _complain(f"{name}: {outcome['message']}")  # last, where the eye is after a long traceback
+    _complain(f"{instance}: {command}: {outcome['message']}")  # last, where the eye is after a long traceback
     return Exit.SUPERSEDED if outcome["code"] == "superseded" else Exit.FAILED
 
 

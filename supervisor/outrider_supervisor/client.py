@@ -30,8 +30,9 @@ class ControlClient:
     """Talks to the supervisor behind `path`."""
 
     def __init__(self, path: Path) -> None:
+        self.name = path.stem
+        """Of the instance."""
         self._path = path
-        self._name = path.stem
 
     def status(self) -> dict[str, Any]:
         """What the supervisor knows of itself.
@@ -103,20 +104,20 @@ class ControlClient:
                 error = json.loads(response.read())["error"]
             except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError):
                 raise self._stranger() from None
-            raise ClientError(f"the supervisor named {self._name} refused: {error}")
+            raise ClientError(f"the supervisor named {self.name} refused: {error}")
         if response.status == http.client.INTERNAL_SERVER_ERROR and response.getheader("server") == "outrider":
-            raise ClientError(f"the supervisor named {self._name} failed to answer; its log says why")
+            raise ClientError(f"the supervisor named {self.name} failed to answer; its log says why")
         raise self._stranger()
 
     # -- what went wrong
 
     def _unreachable(self, error: OSError) -> ClientError:
-        start = f"start one with `outrider run --name {self._name} ...`"
+        start = f"start one with `outrider run --name {self.name} ...`"
         if isinstance(error, FileNotFoundError | NotADirectoryError):
-            return ClientError(f"no supervisor named {self._name} runs here (no socket at {self._path}); {start}")
+            return ClientError(f"no supervisor named {self.name} runs here (no socket at {self._path}); {start}")
         if isinstance(error, ConnectionRefusedError):
             return ClientError(
-                f"no supervisor named {self._name} runs any more (nobody listens at {self._path}, which one that was "
+                f"no supervisor named {self.name} runs any more (nobody listens at {self._path}, which one that was "
                 f"killed has left); {start}"
             )
         if isinstance(error, PermissionError):
@@ -129,13 +130,13 @@ class ControlClient:
 
     def _silent(self, seconds: float) -> ClientError:
         return ClientError(
-            f"the supervisor named {self._name} does not answer ({self._path}, {seconds:g} s); its process hangs or "
+            f"the supervisor named {self.name} does not answer ({self._path}, {seconds:g} s); its process hangs or "
             "is stopped (a command that it was given may be carried out when it goes on)"
         )
 
     def _went_away(self) -> ClientError:
         return ClientError(
-            f"the supervisor named {self._name} went away before it had answered; its log and `outrider status` "
+            f"the supervisor named {self.name} went away before it had answered; its log and `outrider status` "
             "say what became of it"
         )
 

@@ -16,8 +16,8 @@ BOOT_STOP = 1.0
 """Seconds for a master that is not up yet: it has no workers, and reads no messages while it imports."""
 MASTER_SILENCE = 60.0
 """Seconds without a word after which a master is taken to hang."""
-SILENCE_IN_ROLLOUT = 2 * ALIVE_PERIOD + 2.0
-"""The same for a master that a reload waits for, since it does not retire its workers."""
+SILENCE_WHERE_MISSED = 2 * ALIVE_PERIOD + 2.0
+"""The same for a master that a reload waits for, or that should have noticed the end of a worker."""
 
 
 class Outbox:
@@ -153,7 +153,8 @@ class Fleet:
         self._looked_at = now
         for generation in self.generations.values():
             silent = now - generation.heard_at
-            patience = SILENCE_IN_ROLLOUT if generation is awaited else MASTER_SILENCE
+            is_missed = generation is awaited or any(worker.is_gone for worker in generation.workers.values())
+            patience = SILENCE_WHERE_MISSED if is_missed else MASTER_SILENCE
             if generation.has_master and silent > patience:
                 generation.heard_at = now
                 self._outbox.log(

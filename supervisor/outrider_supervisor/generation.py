@@ -39,6 +39,8 @@ class Worker:
     retired_at: float = 0.0
     is_gone: bool = False
     """The kernel says so and the master has not yet."""
+    accepts: bool = False
+    """Whether it took new connections when it was last looked at."""
 
 
 @dataclass(slots=True)
@@ -65,12 +67,13 @@ class Generation:
     @property
     def ready(self) -> int:
         """How many workers serve."""
-        return sum(worker.state is WorkerState.READY for worker in self.workers.values())
+        return sum(worker.state is WorkerState.READY and not worker.is_gone for worker in self.workers.values())
 
     @property
     def kept(self) -> int:
         """How many workers serve or shall."""
-        return sum(worker.state in (WorkerState.READY, WorkerState.BOOTING) for worker in self.workers.values())
+        kept = (WorkerState.READY, WorkerState.BOOTING)
+        return sum(worker.state in kept and not worker.is_gone for worker in self.workers.values())
 
     def is_backing_off(self, now: float) -> bool:
         """Whether the next worker waits because those before it have failed."""

@@ -112,6 +112,7 @@ class Hearing:
         worker = generation.workers.get(message.pid)
         if worker is not None and worker.state is WorkerState.BOOTING:
             worker.state = WorkerState.READY
+            worker.accepts = generation.service.reports_state
             self._succession.note_ready(generation, message.pid, now)
 
     @_take.register

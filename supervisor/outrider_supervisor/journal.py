@@ -12,8 +12,7 @@ from functools import partial
 from typing import Any
 
 from outrider.log_errors import quiet_handler_errors
-from outrider.log_journal import JournalFormatter, goes_to_journal
-from outrider.log_json import JSONFormatter
+from outrider.log_json import choose_formatter
 from outrider.log_writer import EXIT_PATIENCE, LogWriter
 from outrider_supervisor.actions import Level
 from outrider_supervisor.status import EventStatus
@@ -141,12 +140,9 @@ class Journal:
         self._drop(before)
 
     def _make_formatter(self, handler: logging.Handler) -> logging.Formatter:
-        for_journal = goes_to_journal(getattr(handler, "stream", None))
-        if self._format == "json":
-            return JSONFormatter(for_journal=for_journal)
-        if for_journal and self._format == "auto":
-            return JournalFormatter()
-        return logging.Formatter("[%(asctime)s] [%(process)d] [%(levelname)s] %(message)s", "%Y-%m-%d %H:%M:%S %z")
+        return choose_formatter(self._format, getattr(handler, "stream", None)) or logging.Formatter(
+            "[%(asctime)s] [%(process)d] [%(levelname)s] %(message)s", "%Y-%m-%d %H:%M:%S %z"
+        )
 
     def _drop(self, handler: logging.Handler) -> None:
         self.logger.removeHandler(handler)

@@ -32,6 +32,7 @@ _DEFAULT_BIND: Address = ("127.0.0.1", 8000)
 _ALL_HOSTS = {"", "0.0.0.0", "::"}  # noqa: S104
 _STORE_PREFIX = "outrider."
 _LONGEST_STORE_NAME = 255
+_MOST_DIGITS = 6  # of LISTEN_FDS: no process has more descriptors
 
 
 class Listeners:
@@ -83,7 +84,7 @@ class Listeners:
         names = environ.get("LISTEN_FDNAMES", "").split(":")
         for variable in ("LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"):
             environ.pop(variable, None)
-        if not (count.isascii() and count.isdigit()):
+        if not (count.isascii() and count.isdigit() and len(count) <= _MOST_DIGITS):
             raise ConfigurationError(f"LISTEN_FDS={count}: it must be the number of sockets handed over")
         descriptors = range(first, first + int(count))
         lost = []

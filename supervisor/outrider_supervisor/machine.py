@@ -17,6 +17,7 @@ from outrider_supervisor.events import Event
 from outrider_supervisor.exits import Exit
 from outrider_supervisor.fleet import OVERTIME, Fleet, Outbox
 from outrider_supervisor.generation import Generation
+from outrider_supervisor.handover import have_closed
 from outrider_supervisor.health import Health
 from outrider_supervisor.hearing import Hearing
 from outrider_supervisor.intents import Intent, Recycle, Reload, Scale, Upgrade
@@ -281,7 +282,7 @@ class Machine:
     # -- after each event: what has become possible
 
     def _advance(self) -> None:
-        if self.succession.has_given_up and not self.is_stopping:
+        if self.succession.boot_failure and not self.is_stopping:
             self._exit_status = Exit.BOOT_FAILED
             self._stop(0, fast=True)
         if self.is_stopping:
@@ -305,10 +306,16 @@ class Machine:
 
     def _advance_operation(self, current: Generation) -> None:
         operation = self.operation
-        if isinstance(operation, Scale) and current.ready == current.kept == self.target:
-            self.agenda.end(Code.DONE, f"serving with {count(self.target, 'worker')}")
-        elif isinstance(operation, Recycle) and self.replacements.advance(operation, current, self._now):
-            self.agenda.end(Code.DONE, f"{operation.count} of {current.ready} workers replaced")
+        if isinstance(operation, Scale):
+            is_done = current.ready == current.kept == self.target
+            text = f"serving with {count(self.target, 'worker')}"
+        elif isinstance(operation, Recycle):
+            is_done = self.replacements.advance(operation, current, self._now)
+            text = f"{operation.count} of {current.ready} workers replaced"
+        else:
+            return
+        if is_done and have_closed(current, self._now):
+            self.agenda.end(Code.DONE, text)
 
     def _begin_next(self, current: Generation) -> None:
         if self.operation is None and self.succession.is_recovery_due(self._now):

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -135,17 +135,17 @@ def find_socket(name: str | None, environ: Mapping[str, str], uid: int) -> Path:
     """The control socket that a client should talk to.
 
     With a name it is where that instance lives, else where it is dead, else where it would be. Without one it is
-    that of the only instance that lives.
+    that of the only instance that lives. Of several with the same name it is that in `$RUNTIME_DIRECTORY`.
 
     Raises:
         ConfigurationError: the name is not allowed, or none was given and there is not exactly one instance; or what
-            there is belongs to somebody else.
+            there is belongs to somebody else; or several have the same name.
     """
     places = directories(environ, uid)
     trusted = [each.path for each in places if uid == 0 or _belongs_to(each.path, uid, 0)]
     instances = _instance_directories()
     ours = [path for path in instances if uid == 0 or _belongs_to(path, uid, 0)]
-    trusted += ours
+    trusted = list(dict.fromkeys([*trusted, *ours]))
     others = [path.name for path in instances if path not in ours]
     if name is not None:
         paths = [socket_in(each, name) for each in places]
@@ -156,18 +156,19 @@ def find_socket(name: str | None, environ: Mapping[str, str], uid: int) -> Path:
                 f"the supervisor named {name} ({_SYSTEM_DIRECTORY}/{name}) is another user's: run this as that user, "
                 "or as root"
             )
-        return next(filter(_lives, there), next(iter(there), paths[0]))
-    living = {
-        path.name: path
-        for directory in reversed(trusted)
+        living = [path for path in there if _lives(path)]
+        return _one_of(living, places[0]) if living else next(iter(there), paths[0])
+    living = [
+        path
+        for directory in trusted
         for path in sorted(directory.glob(f"*{SUFFIX}"))
         if identify(path) and not _is_anothers_name(path, instances) and _lives(path)
-    }
-    if len(living) == 1:
-        return living.popitem()[1]
-    if living:
-        names = ", ".join(sorted(each.removesuffix(SUFFIX) for each in living))
-        raise ConfigurationError(f"several supervisors run here: choose one with --name ({names})")
+    ]
+    names = {path.stem for path in living}
+    if len(names) == 1:
+        return _one_of(living, places[0])
+    if names:
+        raise ConfigurationError(f"several supervisors run here: choose one with --name ({', '.join(sorted(names))})")
     if others:
         raise ConfigurationError(
             f"what runs here is other users' ({', '.join(others)} in {_SYSTEM_DIRECTORY}): run this as root"
@@ -176,6 +177,17 @@ def find_socket(name: str | None, environ: Mapping[str, str], uid: int) -> Path:
     raise ConfigurationError(
         f"no supervisor runs here (no living control socket in {looked}); start one with `outrider run`"
     )
+
+
+def _one_of(living: Sequence[Path], first: Directory) -> Path:
+    """The socket of the only instance of a name, or of the one in the directory that the environment names."""
+    if len(living) > 1 and not (first.managed and living[0].parent == first.path):
+        where = ", ".join(str(path.parent) for path in living)
+        raise ConfigurationError(
+            f"several supervisors named {living[0].stem} run here: choose one with RUNTIME_DIRECTORY ({where}) "
+            "in the environment"
+        )
+    return living[0]
 
 
 def _instance_directories() -> list[Path]:

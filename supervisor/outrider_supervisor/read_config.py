@@ -20,6 +20,7 @@ from typing import Any
 
 import gunicorn
 from gunicorn.errors import AppImportError, ConfigError
+from gunicorn.glogging import Logger
 
 import outrider
 from outrider.app_loading import is_module_missing, resolve_app
@@ -28,7 +29,12 @@ from outrider.settings import load_settings
 from outrider.uvicorn_kwargs import translate
 from outrider.worker import UvicornWorker
 from outrider_supervisor.admin_token import read_token
-from outrider_supervisor.application import ConfigurationFailed, OutriderApplication, find_log_format
+from outrider_supervisor.application import (
+    DEFAULT_WORKER_CLASS,
+    ConfigurationFailed,
+    OutriderApplication,
+    find_log_format,
+)
 from outrider_supervisor.exposition import MISSING, is_available
 from outrider_supervisor.pidfile import refuse_other_files
 from outrider_supervisor.service import Service, ServiceRefused
@@ -46,6 +52,7 @@ WITHOUT_EFFECT = {
     "control_socket": "gunicorn's control socket is not opened; use the `outrider` command",
     "pre_exec": "the supervisor starts masters, and `outrider upgrade` takes the place of USR2",
 }
+_OUR_CLASS = f"for an ASGI application use {DEFAULT_WORKER_CLASS}"
 # Frames of these in a traceback say nothing about the user's code.
 _NOT_THE_USERS = (
     *(f"{Path(module.__file__ or '').parent}{os.sep}" for module in (gunicorn, importlib, outrider)),
@@ -90,24 +97,17 @@ def describe(application: OutriderApplication) -> Service:
     """What the supervisor must know.
 
     Raises:
-        ConfigurationError: the supervisor or the worker class can't use the configuration.
-        Exception: what gunicorn, a foreign worker class or the user's code raises.
+        ConfigurationError: it can't be used. Other exceptions are gunicorn's, a foreign worker class's or the user's.
     """
     cfg = application.cfg
     _refuse(cfg)
     own = SupervisorSettings.from_gunicorn(cfg)
-    os.environ.update(cfg.env)
-    refuse_variables(os.environ)
-    worker_class = _load_worker_class(cfg)
-    check = getattr(worker_class, "check_config", None)
-    if check is not None:
-        check(cfg, cfg.logger_class(_without_logs(cfg)))
-    reports_state = issubclass(worker_class, UvicornWorker)
+    worker_class = _load_checked_worker_class(cfg)
     return Service(
         name=cfg.proc_name,
         application=application.app_uri or "",
         worker_class=cfg.worker_class_str,
-        reports_state=reports_state,
+        reports_state=issubclass(worker_class, UvicornWorker),
         addresses=tuple(cfg.address),
         backlog=cfg.backlog,
         umask=cfg.umask,
@@ -141,7 +141,7 @@ def describe(application: OutriderApplication) -> Service:
         scale_up_window=own.scale_up_window,
         scale_down_window=own.scale_down_window,
         scale_up_step=own.scale_up_step,
-        notes=tuple(_notes(application, worker_class, reports_state=reports_state)),
+        notes=tuple(_notes(application, worker_class)),
     )
 
 
@@ -164,6 +164,8 @@ def import_application(application: OutriderApplication) -> None:
             f"can't import the application {uri!r}: {error}. "
             "Check the name, the working directory, --chdir and --pythonpath."
         ) from None
+    except AppImportError as error:
+        raise ConfigurationError(f"can't import the application {uri!r}: {error} Name it MODULE:NAME.") from error
     worker_class = cfg.worker_class
     if issubclass(worker_class, UvicornWorker):
         settings = load_settings(cfg, overrides=translate(worker_class.CONFIG_KWARGS).outrider)
@@ -214,6 +216,20 @@ def _refuse_odd_log(name: str, path: str) -> None:
         raise ConfigurationError(f"{name} is {path!r}, but must be a regular file, a character device or '-'")
 
 
+def _load_checked_worker_class(cfg: Any) -> Any:
+    """The worker class, which can use the configuration in the environment of its workers."""
+    try:
+        os.environ.update(cfg.env)
+    except RuntimeError as error:  # gunicorn's, which shows the one that is wrong
+        raise ConfigurationError(f"raw_env (--env): {error}, but must be NAME=value") from error
+    refuse_variables(os.environ)
+    worker_class = _load_worker_class(cfg)
+    check = getattr(worker_class, "check_config", None)
+    if check is not None:
+        check(cfg, cfg.logger_class(_without_logs(cfg)))
+    return worker_class
+
+
 def _load_worker_class(cfg: Any) -> Any:
     try:
         worker_class = cfg.worker_class
@@ -223,10 +239,10 @@ def _load_worker_class(cfg: Any) -> Any:
             raise
         summary = traceback.format_exception_only(cause)[-1].strip()
         raise ConfigurationError(
-            f"worker_class is {cfg.worker_class_str!r}, which can't be loaded: {summary}"
+            f"worker_class is {cfg.worker_class_str!r}, which can't be loaded: {summary}; {_OUR_CLASS}"
         ) from cause
     if not isinstance(worker_class, type):
-        raise ConfigurationError(f"worker_class is {cfg.worker_class_str!r}, which is no class")
+        raise ConfigurationError(f"worker_class is {cfg.worker_class_str!r}, which is no class; {_OUR_CLASS}")
     return worker_class
 
 
@@ -247,12 +263,13 @@ def _without_logs(cfg: Any) -> Any:
     return quiet
 
 
-def _notes(application: OutriderApplication, worker_class: Any, *, reports_state: bool) -> list[str]:
+def _notes(application: OutriderApplication, worker_class: Any) -> list[str]:
     cfg = application.cfg
     notes = list(application.notes)
-    if not reports_state:
+    if not issubclass(worker_class, UvicornWorker):
         notes.append(
-            f"worker class {worker_class.__name__} reports no state: its workers count as ready when they have booted"
+            f"worker_class is {cfg.worker_class_str!r}, which reports no state: its workers count as ready when they "
+            f"have booted; {_OUR_CLASS}"
         )
     for name, reason in WITHOUT_EFFECT.items():
         setting = cfg.settings[name]
@@ -260,6 +277,8 @@ def _notes(application: OutriderApplication, worker_class: Any, *, reports_state
             notes.append(f"{name} has no effect: {reason}")
     if cfg.admin_bind and not is_available():
         notes.append(f"admin_bind: {MISSING}; the rest of the endpoint does without")
+    if cfg.loglevel.lower() not in Logger.LOG_LEVELS:
+        notes.append(f"loglevel is {cfg.loglevel!r} and counts as 'info'; there are: {', '.join(Logger.LOG_LEVELS)}")
     if cfg.reload and cfg.preload_app:
         notes.append("reload has no effect with preload_app: what the master has imported stays")
     return notes

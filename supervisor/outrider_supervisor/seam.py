@@ -18,7 +18,7 @@ from outrider_supervisor import actions, start_directory, web_concurrency
 from outrider_supervisor.actions import READ_TIMEOUT, Action, Code, Level, Readiness
 from outrider_supervisor.cgroup import ControlGroup
 from outrider_supervisor.events import ConfigurationRead, ConfigurationRefused, Event, MasterExited, WorkerGone
-from outrider_supervisor.exits import split_complaint
+from outrider_supervisor.exits import describe_exit, split_complaint
 from outrider_supervisor.journal import Journal
 from outrider_supervisor.load_meter import LoadMeter
 from outrider_supervisor.masters import Master, MasterStarter
@@ -145,8 +145,9 @@ class Seam:
         self._stored = set(listeners.stored())
 
     def catch_up(self) -> None:
-        """Tell the service manager what there was no room for."""
+        """Tell the service manager what there was no room for, and watch whom there was no descriptor for."""
         self.notifier.flush()
+        self.workers.catch_up()
         if self._is_store_late:
             self._store_listeners()
 
@@ -325,6 +326,6 @@ def _refusal_of(child: Finished) -> ServiceRefused:
         refusal = ServiceRefused.from_json(child.stdout.decode())
     except (KeyError, TypeError, ValueError):
         if not child.complaint:
-            return ServiceRefused(f"reading the configuration failed with status {child.status}")
+            return ServiceRefused(f"the process that read the configuration {describe_exit(child.status)}")
         return ServiceRefused(*split_complaint(child.complaint))
     return ServiceRefused(refusal.reason, "\n".join(filter(None, (child.complaint, refusal.details))))

@@ -22,7 +22,9 @@ def describe(machine: Machine, in_flight: int, clocks: Clocks) -> str:
         in_flight: requests that are being answered; only the end of the service shows them.
         clocks: this moment.
     """
-    if machine.is_stopping:
+    if machine.succession.boot_failure:
+        text = f"Failed to start: {machine.succession.boot_failure}"
+    elif machine.is_stopping:
         text = _describe_stop(machine, in_flight, clocks)
     elif machine.current is None:
         text = _describe_start(machine)

@@ -174,6 +174,7 @@ def _generation(
                 clocks,
             )
             for worker in oldest_first
+            if not worker.is_gone
         ],
     }
 

@@ -51,8 +51,8 @@ class Succession:
         """How many workers there shall be."""
         self.scaled_to: int | None = None
         """The same if somebody asked for it, which counts more than the configuration."""
-        self.has_given_up = False
-        """The first generation failed: there is nothing to serve with."""
+        self.boot_failure = ""
+        """Why the first generation failed: there is nothing to serve with. Empty if it did not."""
         self.failed_reload: FailedReload | None = None
         """None again once one succeeds."""
         self._outbox = outbox
@@ -154,8 +154,9 @@ class Succession:
             rollout.observe(samples, self.target, now)
             if rollout.is_rolling_back and not was_rolling_back:
                 self._tell_way_back(rollout)
-        if self.handover is not None:
-            self.handover.observe(samples)
+        for generation in self._fleet.generations.values():
+            for pid, worker in generation.workers.items():
+                worker.accepts = pid in samples and samples[pid].accepts
         if self.current is None:
             self._fail_overdue_start(now)
 
@@ -170,7 +171,7 @@ class Succession:
                 self._commit_first(generation)
             elif not (blamed and self._others_may_boot(generation)):
                 self._outbox.log(Level.ERROR, "nothing serves yet: giving up")
-                self.has_given_up = True
+                self.boot_failure = reason
 
     def advance(self, now: float) -> None:
         """Take the steps of the reload that have become possible."""

@@ -42,7 +42,7 @@ from outrider_supervisor.stalls import Stalls
 from outrider_supervisor.status import Status
 from outrider_supervisor.status_report import Clocks, Facts, build_status, explain_unreadiness
 from outrider_supervisor.tally import Tally
-from outrider_supervisor.worker_watch import parent_of
+from outrider_supervisor.worker_watch import is_inherited
 
 CALM_TICK = 1.0
 BUSY_TICK = 0.1
@@ -264,7 +264,7 @@ class Supervisor:
         if generation is None:
             return
         for pid, row in self.seam.sampler.rows().items():
-            if row.generation == number and pid not in generation.workers and parent_of(pid) == os.getpid():
+            if row.generation == number and pid not in generation.workers and is_inherited(pid):
                 self._dispatch(events.FromGeneration(number, WorkerSpawned(pid, 0)))
                 if row.state == WorkerState.READY:
                     self._dispatch(events.FromGeneration(number, WorkerReady(pid)))

@@ -8,13 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from outrider_supervisor.events import ConfigurationRefused, Event, FromGeneration
+from outrider_supervisor.events import Event, FromGeneration
 from outrider_supervisor.generation import Generation, GenerationState, WorkerState
-from outrider_supervisor.handover import Handover
 from outrider_supervisor.intents import Intent, Reload
 from outrider_supervisor.machine import Machine
 from outrider_supervisor.messages import WorkerExited
-from outrider_supervisor.rollout import Rollout
 from outrider_supervisor.status import LastReload
 
 CAUSES = ("crash", "boot_failure", "stuck", "recycle", "max_requests", "max_worker_age", "max_worker_memory", "reload")
@@ -34,18 +32,14 @@ class Tally:
         self.target_changes = dict.fromkeys(DIRECTIONS, 0)
         self.last_reload: LastReload | None = None
         self._operation: Intent | None = None
-        self._rollout: Rollout | None = None
-        self._handover: Handover | None = None
-        self._current: Generation | None = None
+        self._was_decided = False
         self._target = 0
         self._reload_since = 0.0
 
     def look_before(self, event: Event, machine: Machine) -> None:
         """See what there is before the machine handles an event."""
         self._operation = machine.operation
-        self._rollout = machine.rollout
-        self._handover = machine.succession.handover
-        self._current = machine.current
+        self._was_decided = machine.succession.handover is not None
         self._target = machine.target
         if isinstance(event, FromGeneration) and isinstance(event.message, WorkerExited) and not machine.is_stopping:
             cause = _cause(event.message, machine.fleet.generations.get(event.number), machine)
@@ -59,18 +53,15 @@ class Tally:
         if machine.operation is self._operation:
             return
         if isinstance(self._operation, Reload):
-            self._end_reload(self._outcome(event, machine), now, wall)
+            self._end_reload(self._outcome(machine), now, wall)
         if isinstance(machine.operation, Reload):
             self._reload_since = now
 
-    def _outcome(self, event: Event, machine: Machine) -> str:
-        if self._handover is not None:
-            return self._handover.outcome
-        if machine.current is not self._current:
-            return "failed" if self._rollout is not None and self._rollout.failure else "committed"
-        if machine.is_stopping:
+    def _outcome(self, machine: Machine) -> str:
+        if machine.is_stopping and not self._was_decided:
             return "stopped"
-        return "refused" if isinstance(event, ConfigurationRefused) else "rolled_back"
+        failed = machine.succession.failed_reload
+        return failed.outcome.replace(" ", "_") if failed is not None else "committed"
 
     def _end_reload(self, outcome: str, now: float, wall: float) -> None:
         seconds = now - self._reload_since

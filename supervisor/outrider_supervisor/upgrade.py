@@ -21,7 +21,7 @@ from outrider_supervisor.actions import Level
 from outrider_supervisor.control import ControlServer
 from outrider_supervisor.control_app import ControlApp
 from outrider_supervisor.events import MasterExited, UpgradeFailed
-from outrider_supervisor.exits import split_complaint
+from outrider_supervisor.exits import describe_exit, split_complaint
 from outrider_supervisor.handled_signals import HANDLED_SIGNALS
 from outrider_supervisor.listeners import Listeners
 from outrider_supervisor.machine_state import load_machine, save_machine
@@ -247,7 +247,7 @@ async def _check(supervisor: Supervisor, state: int) -> str:
         return f"{sys.executable}: {error.strerror}"
     if child.timed_out:
         return f"it does not answer within {CHECK_TIMEOUT:g} s"
-    return child.complaint or f"status {child.status}" if child.status else ""
+    return child.complaint or f"it {describe_exit(child.status)}" if child.status else ""
 
 
 def _become_new(supervisor: Supervisor, state: int) -> NoReturn:

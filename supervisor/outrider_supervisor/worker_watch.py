@@ -16,21 +16,37 @@ class WorkerWatch:
         self._children = children
         self._on_gone = on_gone
         self._workers: dict[int, Process] = {}
+        self._late: dict[int, int | None] = {}
+        """Workers, by their masters, for which no descriptor was left."""
 
     def add(self, pid: int, master: int | None) -> None:
         """Watch the worker `pid` of the process `master`; None for one whose master is gone."""
         try:
-            process = self._children.adopt(pid)
+            process = self._hold(pid, master)
+        except ProcessLookupError:
+            self._on_gone(pid)
         except OSError:
-            self._on_gone(pid)
-            return
-        # Only now the id cannot change hands: is it still the one that was meant?
-        if parent_of(pid) not in (master, os.getpid()):
+            self._late[pid] = master
+        else:
+            self._workers[pid] = process
+            process.watch(lambda _how, _status: self._note_exit(pid))
+
+    def catch_up(self) -> None:
+        """Watch the workers for which no descriptor was left."""
+        late, self._late = self._late, {}
+        for pid, master in late.items():
+            self.add(pid, master)
+
+    def _hold(self, pid: int, master: int | None) -> Process:
+        process = self._children.adopt(pid)
+        try:
+            # Only now the id cannot change hands: is it still the one that was meant?
+            if parent_of(pid) not in (master, os.getpid()):
+                raise ProcessLookupError(pid)
+        except OSError:
             process.close()
-            self._on_gone(pid)
-            return
-        self._workers[pid] = process
-        process.watch(lambda _how, _status: self._note_exit(pid))
+            raise
+        return process
 
     def signal(self, pid: int, number: int) -> bool:
         """Send a signal; False if the worker is gone."""
@@ -42,10 +58,23 @@ class WorkerWatch:
         self._on_gone(pid)
 
 
-def parent_of(pid: int) -> int | None:
-    """The parent of a process: field 4 of proc(5). None if it is gone."""
+def parent_of(pid: int) -> int:
+    """The parent of a process: field 4 of proc(5).
+
+    Raises:
+        ProcessLookupError: it is gone.
+        OSError: no descriptor is left to see that.
+    """
     try:
         stat = Path(f"/proc/{pid}/stat").read_bytes()
-    except OSError:
-        return None
+    except FileNotFoundError as error:
+        raise ProcessLookupError(pid) from error
     return int(stat.rpartition(b")")[2].split()[1])
+
+
+def is_inherited(pid: int) -> bool:
+    """Whether a process of a master that has died is our child now, as a subreaper's are."""
+    try:
+        return parent_of(pid) == os.getpid()
+    except OSError:
+        return False

@@ -45,6 +45,7 @@ _LIMITS = {
     "StateDirectoryMode": "0750",
     "SystemCallErrorNumber": "1",
     "UMask": "0027",
+    "UnitFileState": "disabled",  # and can be enabled
 }
 LIMITS = {
     "outrider": _LIMITS
@@ -101,6 +102,7 @@ def test_a_service_has_its_limits(machine: Machine, template: str) -> None:
     # DynamicUser= would bring some of them.
     service = Service(machine, f"limited-{template}", template=template, drop_in="DynamicUser=no")
     assert {name: service.show(name) for name in LIMITS[template]} == LIMITS[template]
+    assert service.show("User") == service.name
     for relation in ("Wants", "After"):
         assert "network-online.target" in service.show(relation).split()
 
@@ -113,18 +115,18 @@ def test_the_watchdog_is_on(shop: Service) -> None:
 
 
 def test_a_service_is_active_when_it_answers_however_long_that_takes(machine: Machine) -> None:
-    # ExecStartPre= has no longer than that, on a busy machine either.
-    service = Service(machine, "slow", HELD_IN_STARTUP, drop_in="TimeoutStartSec=4\nExecStartPre=")
+    # That is all that a busy machine has for ExecStartPre=, and for the supervisor's first word.
+    service = Service(machine, "slow", HELD_IN_STARTUP, drop_in="TimeoutStartSec=8\nExecStartPre=")
     (service.directory / "app_release.py").write_text(releases.good(1))
     machine.systemctl("start", "--no-block", service.unit)
     service.until_state("activating", "start")
     begun = time.monotonic()
-    service.until(lambda: time.monotonic() - begun > 6, "more than TimeoutStartSec=")
+    service.until(lambda: time.monotonic() - begun > 9, "more than TimeoutStartSec=")
     assert service.show("ActiveState") == "activating"
     assert "start" in service.show("StatusText").lower()
     (service.directory / "go").touch()
     service.until_state("active")
-    assert service.fetch(timeout=5).status == 200
+    assert service.fetch().status == 200
     assert service.show("NRestarts") == "0"
 
 
@@ -213,6 +215,7 @@ def test_a_reload_follows_the_link_to_a_release(machine: Machine) -> None:
     current.symlink_to("releases/1")
     service.start()
     assert service.version() == "1"
+    assert re.search(r" outrider\[\d+\]: generation 1: ", service.journal("short")), service.journal("short")
     current.unlink()
     current.symlink_to("releases/2")
     machine.systemctl("reload", service.unit)

@@ -19,6 +19,13 @@ NEW_CONNECTIONS = {NewConnectionClient: 60.0, SilentClient: 10.0}
 """A connection that is kept open ends with the process that has it; these wait in the queue."""
 
 
+@pytest.mark.parametrize("template", ["outrider", "gunicorn"])
+def test_a_socket_has_port_80_and_can_be_enabled(machine: Machine, template: str) -> None:
+    unit = f"{template}@any.socket"
+    assert machine.show(unit, "Listen").endswith(":80 (Stream)")
+    assert machine.show(unit, "UnitFileState") == "disabled"
+
+
 # -- outrider@.socket
 
 

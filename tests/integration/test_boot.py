@@ -59,10 +59,12 @@ def test_master_refuses_app_it_cannot_preload(serve: Serve, app: str) -> None:
     assert app.partition(":")[0].rpartition(".")[2] in server.log_text()
 
 
-@pytest.mark.parametrize("preload", [(), ("--preload",)])
-@pytest.mark.parametrize("name, kind", [("wsgi", "WSGI"), ("asgi2", "ASGI ?2"), ("ASGI2", "ASGI ?2")])
-def test_worker_refuses_other_interface_by_name(serve: Serve, preload: tuple[str, ...], name: str, kind: str) -> None:
-    server = serve(f"{BROKEN}:{name}", *preload, workers=0)
+@pytest.mark.parametrize(
+    "options, name, kind",
+    [((), "wsgi", "WSGI"), ((), "asgi2", "ASGI ?2"), ((), "ASGI2", "ASGI ?2"), (("--preload",), "wsgi", "WSGI")],
+)
+def test_worker_refuses_other_interface_by_name(serve: Serve, options: tuple[str, ...], name: str, kind: str) -> None:
+    server = serve(f"{BROKEN}:{name}", *options, workers=0)
     log = refuse(server, LOAD_ERROR)
     server.until_log(kind)
     assert "Traceback" not in log
@@ -86,10 +88,9 @@ def test_worker_serves_application_of_factory(serve: Serve, app: str, greeting: 
 # Lifespan
 
 
-@pytest.mark.parametrize("preload", [(), ("--preload",)])
-@pytest.mark.parametrize("mode", ["on", "auto"])
-def test_worker_stops_when_startup_failed(serve: Serve, mode: str, preload: tuple[str, ...]) -> None:
-    server = serve(f"{BROKEN}:startup_fails", "--asgi-lifespan", mode, *preload, workers=0)
+@pytest.mark.parametrize("options", [("on",), ("auto",), ("auto", "--preload")])
+def test_worker_stops_when_startup_failed(serve: Serve, options: tuple[str, ...]) -> None:
+    server = serve(f"{BROKEN}:startup_fails", "--asgi-lifespan", *options, workers=0)
     log = refuse(server, BOOT_ERROR)
     assert "the database is away" in log
     assert "Traceback" not in log

@@ -16,6 +16,7 @@ from outrider_testing.http_client import encode_request
 from outrider_testing.serving import Serve, serving
 
 APP = "outrider_testing.apps.extensions:app"
+PATIENT = ("--keep-alive", "60")  # a client may be busy with a large file for longer than the two seconds by default
 FILE_SIZE = 6 << 20
 EXTENSIONS = [
     "http.response.early_hint",
@@ -29,7 +30,7 @@ def start_with_tls(serve: Serve, directory: Path) -> GunicornProcess:
     authority = trustme.CA()
     pem = directory / "server.pem"
     authority.issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(pem)
-    server = serve(APP, "--certfile", str(pem), "--keyfile", str(pem), workers=0)
+    server = serve(APP, *PATIENT, "--certfile", str(pem), "--keyfile", str(pem), workers=0)
     server.tls = ssl.create_default_context()
     authority.configure_trust(server.tls)
     return server.wait_until_ready()
@@ -42,9 +43,9 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         if request.param == "tls":
             server = start_with_tls(serve, directory)
         elif request.param == "unix":
-            server = serve(APP, "--bind", f"unix:{directory / 'socket'}")
+            server = serve(APP, *PATIENT, "--bind", f"unix:{directory / 'socket'}")
         else:
-            server = serve(APP)
+            server = serve(APP, *PATIENT)
         (server.directory / "file").write_bytes(os.urandom(FILE_SIZE))
         yield server
 

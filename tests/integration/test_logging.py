@@ -15,6 +15,8 @@ from typing import Any
 
 import pytest
 
+from outrider_testing import releases
+from outrider_testing.documented import REPOSITORY
 from outrider_testing.gunicorn_process import PROBE, parse_listener
 from outrider_testing.http_client import HTTPConnection, encode_request
 from outrider_testing.launchers import WITH_JOURNAL
@@ -142,6 +144,14 @@ def test_all_logs_under_the_supervisor_are_json(supervise: Supervise) -> None:
     events = objects_in((server.directory / "error.log").read_text())
     assert {"outrider.supervisor", "gunicorn.error"} == {event["logger"] for event in events}
     assert {1, 2} == {event["generation"] for event in events if event["logger"] == "gunicorn.error"}
+
+
+def test_application_logs_as_the_server_does_by_the_line_of_the_page(supervise: Supervise) -> None:
+    page = (REPOSITORY / "docs/reference/logging.md").read_text()
+    (line,) = re.findall(r"^logging\.basicConfig\(.*\)$", page, re.MULTILINE)
+    code = f"{releases.good(1)}\nimport logging\n{line}\nlogging.getLogger('shop').info('imported')\n"
+    server = supervise("--log-format", "json", files={"app.py": code})
+    server.until_log(r'^{"time":".*","level":"INFO","logger":"shop","pid":\d+,"generation":1,"message":"imported"}$')
 
 
 def test_server_timing_is_sent(serve: Serve) -> None:

@@ -177,7 +177,7 @@ def ask(server: OutriderProcess) -> HTTPConnection:
 def test_queue_outlives_a_supervisor_and_all_its_workers(
     supervise: Supervise, manager: ServiceManager, bind: str
 ) -> None:
-    server = supervise("--bind", bind, env=manager.environment())
+    server = supervise(NO_CANARY, "--bind", bind, env=manager.environment())
     address = server.address
     assert len(manager.store) == 1
     crashed = server.pid

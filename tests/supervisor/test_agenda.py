@@ -88,6 +88,30 @@ def test_only_what_clients_wait_for_is_given_up(scene: Scene) -> None:
     assert scene.agenda.give_up_waiting() == []
 
 
+@pytest.mark.parametrize(
+    "waiting, kept",
+    [
+        ([Reload(0, canary=True), Reload(1, canary=False), Reload(2, canary=False)], Reload(0, canary=True)),
+        ([Scale(0, 3), Scale(1, 5)], Scale(0, 3)),
+        ([Scale(0, 3), Scale(1, 5), Scale(0, 6)], Scale(0, 6)),
+    ],
+)
+def test_signal_is_not_given_up_with_the_client_that_took_its_place(
+    scene: Scene, waiting: list[Intent], kept: Intent
+) -> None:
+    scene.add(*waiting)
+    scene.agenda.give_up_waiting()
+    assert scene.agenda.waiting == (kept,)
+
+
+def test_signal_is_served_by_the_client_that_took_its_place(scene: Scene) -> None:
+    scene.add(Reload(0, canary=True), Reload(1, canary=True))
+    assert scene.begin() == Reload(1, canary=True)
+    scene.add(Reload(2, canary=True))
+    scene.agenda.give_up_waiting()
+    assert scene.agenda.waiting == ()
+
+
 def test_failure_is_logged_but_that_of_a_reload_which_has_said_so(scene: Scene) -> None:
     for operation in (Scale(1, 3), Reload(2, canary=True)):
         scene.agenda.add(operation, has_started=True)

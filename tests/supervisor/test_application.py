@@ -12,6 +12,7 @@ from gunicorn.errors import ConfigError
 from outrider import gunicorn_settings
 from outrider_supervisor.application import (
     OPTIONS_OF_UVICORN,
+    SETTINGS_OF_FLAGS,
     ConfigurationFailed,
     OutriderApplication,
     OutriderConfig,
@@ -224,9 +225,20 @@ def test_missing_file_is_refused() -> None:
     assert failure_of("-c", "none.py", "shop:app").reason == "config file none.py: No such file or directory"
 
 
-def test_value_that_is_not_allowed_names_setting_value_and_file() -> None:
-    path = configure("workers = 'many'")
-    assert failure_of("shop:app").reason.startswith(f"workers is 'many' ({path}), which is not allowed: ")
+@pytest.mark.parametrize(
+    "line,problem",
+    [
+        ("workers = 'many'", "workers is 'many' ({}), but must be a whole number, 0 or more"),
+        ("timeout = 1.5", "timeout is 1.5 ({}), but must be a whole number, 0 or more"),
+        ("bind = 8000", "bind is 8000 ({}), but must be a string, or a list of strings"),
+        ("preload_app = 'yes'", "preload_app is 'yes' ({}), but must be True or False"),
+        ("proc_name = 1", "proc_name is 1 ({}), but must be a string"),
+        ("user = 'nobody-here'", "user is 'nobody-here' ({}), which is not allowed: No such user: 'nobody-here'"),
+    ],
+)
+def test_value_that_is_not_allowed_names_setting_value_and_file(line: str, problem: str) -> None:
+    path = configure(line)
+    assert failure_of("shop:app").reason == problem.format(path)
 
 
 def test_value_of_ours_that_is_not_allowed_names_what_is() -> None:
@@ -277,12 +289,18 @@ def test_failure_is_shown_with_its_traceback_and_ends_with_1(capsys: pytest.Capt
 
 
 def test_name_like_a_setting_is_noted() -> None:
-    path = configure("worker = 3\ngracefull_timeout = 4")
+    path = configure("worker = 3\ngracefull_timeout = 4\npreload = True\naccess_logfile = '-'")
     notes = OutriderApplication(["shop:app"]).notes
     assert notes == (
         f"{path}: worker is no setting and is ignored; did you mean workers?",
         f"{path}: gracefull_timeout is no setting and is ignored; did you mean graceful_timeout?",
+        f"{path}: preload is no setting and is ignored; did you mean preload_app?",
+        f"{path}: access_logfile is no setting and is ignored; did you mean accesslog?",
     )
+
+
+def test_settings_suggested_for_flags_exist() -> None:
+    assert set(SETTINGS_OF_FLAGS.values()) <= set(OutriderConfig("", prog="outrider run").settings)
 
 
 @pytest.mark.parametrize(

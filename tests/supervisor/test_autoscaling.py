@@ -12,8 +12,9 @@ from outrider_supervisor.autoscaler import Veto
 from outrider_supervisor.autoscaling import look_at, refuse_scale, scaling_of
 from outrider_supervisor.events import Load, Observed, Sample, Share
 from outrider_supervisor.generation import Generation, GenerationState, Worker, WorkerState
+from outrider_testing.fakes.supervised_load import FakeLoad
 from outrider_testing.fakes.supervised_processes import BOOT_FAILS, BOOT_HANGS, CRASHES, FOREVER, Release
-from outrider_testing.fakes.supervised_service import FakeLoad, FakeService
+from outrider_testing.fakes.supervised_service import FakeService
 from outrider_testing.services import make_service
 
 LIMITS: dict[str, Any] = {

@@ -45,6 +45,8 @@ class FakeClient:
     lines: ClassVar[list[dict[str, Any] | BaseException]] = [DONE]
     answer: ClassVar[dict[str, Any]] = STATUS
 
+    name = "shop"
+
     def __init__(self, path: Path) -> None:
         assert path == Path("/run/shop.sock")
 
@@ -131,8 +133,11 @@ def test_wrong_command_line_is_a_usage_error(
     [
         ("statsu", "outrider [", "there is no command 'statsu'; did you mean status?"),
         ("fly", "outrider [", "there is no command 'fly'; there are run, check, status, top, reload, "),
+        ("restart", "outrider [", "there is no command 'restart'; did you mean reload?"),
+        ("shop:app -w 2", "outrider [", "there is no command 'shop:app'; did you mean run shop:app?"),
+        ("reload shop", "outrider reload [", "unrecognized arguments: shop; did you mean --name shop?\n"),
         ("status --jsno", "outrider status [", "unrecognized arguments: --jsno"),
-        ("scale 3 4", "outrider scale [", "unrecognized arguments: 4"),
+        ("scale 3 4", "outrider scale [", "unrecognized arguments: 4\n"),
         ("reload --name .x", "outrider reload [", "a leading dot and control characters are not allowed"),
     ],
 )
@@ -181,14 +186,14 @@ def test_progress_and_success_go_to_standard_output(
     client.lines = [{"progress": "generation 2: starting"}, {"progress": "1 of 4"}, DONE]
     assert cli.main(["reload"]) == 0
     output = capsys.readouterr()
-    assert output.out == "generation 2: starting\n1 of 4\ngeneration 2 is current, serving with 4 of 4 workers\n"
+    assert output.out == "generation 2: starting\n1 of 4\nshop: generation 2 is current, serving with 4 of 4 workers\n"
     assert output.err == ""
 
 
 def test_details_of_a_success_are_shown(client: type[FakeClient], capsys: pytest.CaptureFixture[str]) -> None:
     client.lines = [DONE | {"message": "worker 7", "details": "File app.py\n\x1b[31m"}]
     assert cli.main(["dump", "7"]) == 0
-    assert capsys.readouterr().out == "worker 7\nFile app.py\n?[31m\n"
+    assert capsys.readouterr().out == "shop: worker 7\nFile app.py\n?[31m\n"
 
 
 def test_terminal_shows_one_line_that_is_rewritten(client: type[FakeClient], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -197,7 +202,7 @@ def test_terminal_shows_one_line_that_is_rewritten(client: type[FakeClient], mon
     monkeypatch.setenv("TERM", "xterm")
     client.lines = [{"progress": "one"}, {"progress": "two"}, DONE]
     assert cli.main(["reload"]) == 0
-    assert terminal.getvalue() == f"\r\x1b[Kone\r\x1b[Ktwo\r\x1b[K{DONE['message']}\n"
+    assert terminal.getvalue() == f"\r\x1b[Kone\r\x1b[Ktwo\r\x1b[Kshop: {DONE['message']}\n"
 
 
 @pytest.mark.parametrize("code,status", [("failed", 1), ("refused", 1), ("stopping", 1), ("superseded", 4)])
@@ -209,7 +214,7 @@ def test_failure_shows_last_log_lines_and_message(
     assert cli.main(["reload"]) == status
     output = capsys.readouterr()
     assert output.out == ""
-    assert output.err == f"{details}outrider: reload: rolled back: worker 7 failed to boot\n"
+    assert output.err == f"{details}outrider: shop: reload: rolled back: worker 7 failed to boot\n"
 
 
 @pytest.mark.usefixtures("client")

@@ -57,6 +57,19 @@ def test_check_fails_with_the_reason(tmp_path: Path, code: str, complaint: str) 
     assert complaint in done.stderr
 
 
+def test_streams_that_the_caller_has_closed_are_open_for_children_too(tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text(
+        "import os, pathlib\n"
+        "pathlib.Path('streams').write_text(' '.join(os.readlink(f'/proc/self/fd/{each}') for each in (0, 2)))\n"
+        "async def app(scope, receive, send): ...\n"
+    )
+    closed = 'exec "$@" <&- >&- 2>&-'
+    command = [sys.executable, "-m", "outrider_supervisor.cli", "check", "app:app"]
+    done = subprocess.run(["sh", "-c", closed, "sh", *command], cwd=tmp_path, check=False)
+    assert done.returncode == 0
+    assert (tmp_path / "streams").read_text() == "/dev/null /dev/null"
+
+
 @pytest.mark.parametrize("argv", [["check", "app:app"], ["check", "--help"], ["run", "app:app"], ["run", "--help"]])
 def test_removed_directory_is_one_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], argv: list[str]

@@ -1,4 +1,4 @@
-"""The end of a reload: nobody is told of it while a worker that goes would still answer the next connection."""
+"""The end of an operation: nobody is told of it while a worker that goes would still answer the next connection."""
 
 from __future__ import annotations
 
@@ -8,9 +8,7 @@ import pytest
 
 from outrider_supervisor import events
 from outrider_supervisor.actions import Code, Readiness
-from outrider_supervisor.events import Sample
-from outrider_supervisor.generation import Generation, GenerationState, Worker
-from outrider_supervisor.handover import PATIENCE, Handover
+from outrider_supervisor.handover import PATIENCE
 from outrider_supervisor.status_line import describe
 from outrider_supervisor.status_report import Clocks
 from outrider_testing.fakes.supervised_processes import BOOT_FAILS, FOREVER, Release
@@ -20,8 +18,6 @@ from outrider_testing.services import make_service
 SLOW = Release(close_seconds=1.0, drain_seconds=FOREVER)
 """A release whose workers accept for a while after they were told to go."""
 BLOCKED = Release(close_seconds=FOREVER, drain_seconds=FOREVER)
-ACCEPTS = Sample(0, 0, 0.0, accepts=True)
-NOW = 1000.0
 
 
 def accepting(service: FakeService, number: int) -> list[int]:
@@ -35,6 +31,16 @@ def commit(release: Release = BLOCKED, **fields: Any) -> tuple[FakeService, int]
     operation = service.reload(canary=False)
     service.wait_for(lambda: service.current.number == 2)
     return service, operation
+
+
+def retire(command: str, release: Release) -> tuple[FakeService, int, int]:
+    """Have a worker go without a reload; the service, the operation and the worker."""
+    service = FakeService(release, workers=2, graceful_timeout=300.0).serve()
+    before = service.pids(1)
+    operation = service.recycle(before[0]) if command == "recycle" else service.scale(1)
+    service.wait_for(lambda: len(set(before) & set(service.pids(1))) == 1)
+    (retired,) = set(before) - set(service.pids(1))
+    return service, operation, retired
 
 
 # -- when it ends
@@ -87,13 +93,9 @@ def test_workers_without_rows_are_not_waited_for() -> None:
 
 
 def test_row_that_is_gone_is_not_waited_for() -> None:
-    leaving = Generation(1, make_service(), GenerationState.RETIRING, 0, NOW, workers={7: Worker(7, NOW)})
-    handover = Handover(leaving, NOW + PATIENCE, Code.DONE, "", 2)
-    assert not handover.is_over(NOW)
-    handover.observe({7: ACCEPTS})
-    assert not handover.is_over(NOW)
-    handover.observe({8: ACCEPTS})
-    assert handover.is_over(NOW)
+    service, operation = commit()
+    service.send(events.Observed({}))
+    assert operation in service.outcomes
 
 
 def test_rollback_ends_when_no_failed_worker_accepts() -> None:
@@ -123,6 +125,33 @@ def test_reload_that_could_not_be_undone_ends_when_no_old_worker_accepts() -> No
     assert "could not be undone" in outcome.message
     assert outcome.blamed
     assert not accepting(service, 1)
+
+
+@pytest.mark.parametrize("command", ["recycle", "scale"])
+def test_recycling_and_scaling_end_when_no_retired_worker_accepts(command: str) -> None:
+    service, operation, retired = retire(command, SLOW)
+    began = service.now
+    assert retired in accepting(service, 1)
+    assert operation not in service.outcomes
+    assert service.outcome(operation).code is Code.DONE
+    assert service.now - began < PATIENCE
+    assert retired not in accepting(service, 1)
+    assert retired in service.workers, "it still drains"
+
+
+@pytest.mark.parametrize("command", ["recycle", "scale"])
+def test_retired_worker_that_does_not_close_holds_them_up_for_so_long_and_no_longer(command: str) -> None:
+    service, operation, _ = retire(command, BLOCKED)
+    began = service.now
+    assert service.outcome(operation).code is Code.DONE
+    assert service.now - began == pytest.approx(PATIENCE, abs=TICK / 2)
+
+
+@pytest.mark.parametrize("command", ["recycle", "scale"])
+def test_retired_worker_that_is_gone_holds_nothing_up(command: str) -> None:
+    service, operation, retired = retire(command, BLOCKED)
+    service.kill_worker(retired)
+    assert operation in service.outcomes
 
 
 # -- what is told meanwhile

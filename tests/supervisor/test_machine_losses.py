@@ -6,7 +6,7 @@ import pytest
 
 from outrider_supervisor.actions import Code, ReadConfiguration
 from outrider_supervisor.backoff import LONGEST_BACKOFF
-from outrider_supervisor.fleet import MASTER_SILENCE, OVERTIME
+from outrider_supervisor.fleet import MASTER_SILENCE, OVERTIME, SILENCE_WHERE_MISSED
 from outrider_supervisor.messages import ALIVE_PERIOD
 from outrider_supervisor.succession import EMPTY_BACKOFF
 from outrider_testing.fakes.supervised_processes import (
@@ -164,13 +164,14 @@ def test_orphans_are_known_to_be_gone_by_the_kernel_alone(service: FakeService) 
     assert service.machine.fleet.capacity == 3
 
 
-def test_worker_gone_is_no_loss_before_its_master_says_so(service: FakeService) -> None:
+def test_worker_gone_is_missed_before_its_master_says_so(service: FakeService) -> None:
     service.message_delay = 1.0
     service.kill_worker(service.pids(1)[0])
-    service.step()
-    assert service.machine.fleet.capacity == 4
+    assert service.machine.fleet.capacity == 3
+    assert service.machine.state == "degraded"
     service.run(1.0)
     assert service.machine.fleet.capacity == 3
+    service.wait_for(lambda: service.machine.fleet.capacity == 4)
 
 
 def test_worker_whose_end_the_master_did_not_tell_is_forgotten_with_the_master(service: FakeService) -> None:
@@ -191,6 +192,15 @@ def test_orphans_that_do_not_end_are_killed() -> None:
 
 
 # -- masters that hang
+
+
+def test_master_that_does_not_notice_the_end_of_a_worker_is_replaced_soon(service: FakeService) -> None:
+    service.masters[1].is_hung = True
+    service.kill_worker(service.pids(1)[0])
+    began = service.now
+    service.wait_for(lambda: service.logged("killing it") == 1)
+    assert service.now - began <= SILENCE_WHERE_MISSED + TICK
+    service.wait_for(lambda: service.serving == 4 and service.current.number == 2)
 
 
 def test_master_that_hangs_is_replaced(service: FakeService) -> None:

@@ -10,8 +10,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 from outrider_supervisor.actions import Code
 from outrider_supervisor.generation import GenerationState
+from outrider_testing.fakes.supervised_load import FakeLoad
 from outrider_testing.fakes.supervised_processes import FOREVER, Release
-from outrider_testing.fakes.supervised_service import FakeLoad, FakeService
+from outrider_testing.fakes.supervised_service import FakeService
 
 STARTING, CANARY = GenerationState.STARTING, GenerationState.CANARY
 GOOD = Release()

@@ -58,7 +58,9 @@ def test_generation_and_its_workers_survive() -> None:
     successor = over(machine)
     assert successor.current is successor.fleet.generations[1]
     assert machine.current is not None
-    # What it said last was said to another supervisor.
+    # What it said last was said to another supervisor, which will look for itself.
+    for worker in machine.current.workers.values():
+        worker.accepts = False
     assert successor.current == dataclasses.replace(machine.current, heard_at=machine.current.since)
     assert successor.current.service == SERVICE
     assert [each.state for each in successor.current.workers.values()] == [WorkerState.RETIRING, WorkerState.READY]

@@ -234,6 +234,17 @@ def test_client_prefers_the_instance_that_lives_in_its_own_directory(system: Pat
     assert find_socket("shop", {}, 0) == system / "shop/shop.sock"
 
 
+def test_client_is_told_of_several_instances_with_the_same_name(system: Path, listen: Listen) -> None:
+    listen(system / "shop.sock")
+    listen(system / "shop/shop.sock")
+    complaint = rf"several supervisors named shop run here: .* RUNTIME_DIRECTORY \({system}, {system}/shop\)"
+    for name in ("shop", None):
+        with pytest.raises(ConfigurationError, match=complaint):
+            find_socket(name, {}, 0)
+        for chosen in (system, system / "shop"):
+            assert find_socket(name, {"RUNTIME_DIRECTORY": str(chosen)}, 0) == chosen / "shop.sock"
+
+
 def test_instance_cannot_take_the_name_of_one_with_a_directory(system: Path, listen: Listen) -> None:
     listen(system / "blog/shop.sock")
     shop = listen(system / "shop/shop.sock")

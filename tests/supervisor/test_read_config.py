@@ -148,7 +148,9 @@ def test_reader_writes_no_log_and_binds_nothing(directory: Path) -> None:
         ("--error-logfile /nowhere/log", "errorlog is '/nowhere/log', which this user may not write"),
         ("--log-config /nowhere.ini", "logconfig is '/nowhere.ini', but there is no such file"),
         ("-k nowhere.Worker", "worker_class is 'nowhere.Worker', which can't be loaded: ModuleNotFoundError"),
-        ("-k app.app", "worker_class is 'app.app', which is no class"),
+        ("-k nowhere.Worker", "No module named 'nowhere'; for an ASGI application use outrider.UvicornWorker"),
+        ("-k app.app", "worker_class is 'app.app', which is no class; for an ASGI application use outrider.Uv"),
+        ("-e SECRET", "raw_env (--env): environment setting 'SECRET' invalid, but must be NAME=value"),
         ("-e OUTRIDER_MAX_SURGE=2", "the environment variable OUTRIDER_MAX_SURGE is not read: give max_surge in"),
         ("-e OUTRIDER_HEADERTIMEOUT=2", "OUTRIDER_HEADERTIMEOUT is no setting of Outrider; did you mean"),
         ("--unheard-of", "unrecognized arguments: --unheard-of"),
@@ -210,8 +212,10 @@ def test_error_in_the_worker_class_comes_with_its_traceback(directory: Path) -> 
 def test_foreign_worker_class_is_noted(directory: Path) -> None:
     service = read_service(directory, "--import", "-k", "gthread", "app:wsgi")
     assert not service.reports_state
-    assert service.notes == (
-        "worker class ThreadWorker reports no state: its workers count as ready when they have booted",
+    (note,) = service.notes
+    assert note == (
+        "worker_class is 'gthread', which reports no state: its workers count as ready when they have booted; "
+        "for an ASGI application use outrider.UvicornWorker"
     )
 
 
@@ -224,13 +228,15 @@ def test_subclass_of_our_worker_reports_its_state(directory: Path) -> None:
 
 def test_what_has_no_effect_is_noted(directory: Path) -> None:
     (directory / "gunicorn.conf.py").write_text(
-        "workres = 2\nreload = preload_app = True\ncontrol_socket = '/run/x.ctl'\ndef pre_exec(server): ...\n"
+        "workres = 2\nloglevel = 'trace'\nreload = preload_app = True\ncontrol_socket = '/run/x.ctl'\n"
+        "def pre_exec(server): ...\n"
     )
     notes = read_service(directory, "app:app").notes
     assert "did you mean workers?" in notes[0]
     assert [note.partition(" has no effect")[0] for note in notes[1:]] == [
         "control_socket",
         "pre_exec",
+        "loglevel is 'trace' and counts as 'info'; there are: critical, error, warning, info, debug",
         "reload",
     ]
 
@@ -242,7 +248,10 @@ def test_what_has_no_effect_is_noted(directory: Path) -> None:
     "uri,complaint",
     [
         ("nowhere:app", "can't import the application 'nowhere:app': No module named 'nowhere'. Check the name,"),
-        ("app:nothing", "Failed to find attribute 'nothing' in 'app'."),
+        (
+            "app:nothing",
+            "can't import the application 'app:nothing': Failed to find attribute 'nothing' in 'app'. Name it MODULE",
+        ),
         ("app:wsgi", "'app:wsgi' looks like a WSGI application, not ASGI"),
     ],
 )

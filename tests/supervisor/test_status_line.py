@@ -44,6 +44,12 @@ def test_start_says_how_far_it_is() -> None:
     assert line(service) == "Starting: 0 of 4 workers ready"
 
 
+def test_start_that_failed_says_why() -> None:
+    service = FakeService(BOOT_FAILS, workers=2).start()
+    service.wait_for(lambda: service.machine.is_stopping)
+    assert line(service) == "Failed to start: worker 101 exited with code 3 (failed to boot)"
+
+
 def test_service_says_who_serves(service: FakeService) -> None:
     assert line(service) == "Serving with 4 of 4 workers (generation 1)"
     service.outcome(service.reload(canary=False))

@@ -8,7 +8,7 @@ from typing import get_type_hints
 
 from outrider.scoreboard import RowSnapshot, WorkerState
 from outrider_supervisor import generation, status
-from outrider_supervisor.events import FromGeneration, Load, Observed, ReloadAsked, Sample, Share, Started
+from outrider_supervisor.events import FromGeneration, Load, Observed, ReloadAsked, Sample, Share, Started, WorkerGone
 from outrider_supervisor.intents import Reload
 from outrider_supervisor.machine import Machine
 from outrider_supervisor.messages import BackingOff, WorkerReady, WorkerSpawned
@@ -195,6 +195,13 @@ def test_workers_are_listed_oldest_first() -> None:
     workers[9] = generation.Worker(9, 905.0)
     [shown] = build_status(machine, make_facts(machine), [], {}, [], CLOCKS)["generations"]
     assert [worker["pid"] for worker in shown["workers"]] == [9, 7, 3]
+
+
+def test_worker_that_is_gone_is_not_shown_though_its_master_does_not_say_so() -> None:
+    machine = make_machine()
+    machine.handle(WorkerGone(7), 999.0)
+    built = build_status(machine, make_facts(machine), [ROW], {}, [], CLOCKS)
+    assert (built["capacity"], built["generations"][0]["workers"]) == (0, [])
 
 
 def test_service_is_ready_with_what_there_shall_be_even_if_that_is_less_than_min_workers() -> None:

@@ -13,7 +13,7 @@ import pytest
 from outrider_supervisor import control_commands as commands
 from outrider_supervisor import events
 from outrider_supervisor.dumps import DUMP_PATIENCE
-from outrider_supervisor.intents import Reload
+from outrider_supervisor.intents import Reload, Scale
 from outrider_supervisor.messages import MasterFailed, Replace, SetTarget, Stop, WorkerReady, WorkerRetiring
 from outrider_supervisor.supervisor import REPLACED
 from outrider_testing.fake_masters import SupervisorScene
@@ -114,7 +114,7 @@ def test_command_that_waits_for_an_upgrade_is_told_to_be_asked_again(scene: Supe
     scene.until(lambda: told, "the upgrade")
     assert [scene.outcome(each).code for each in waiting] == ["refused", "superseded", "refused"]
     assert scene.outcome(waiting[0]) == REPLACED
-    assert scene.supervisor.machine.waiting == ()
+    assert scene.supervisor.machine.waiting == (Scale(0, 4),)
     assert scene.supervisor.seam.operations == {}
 
 

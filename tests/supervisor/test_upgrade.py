@@ -112,7 +112,7 @@ def test_check_that_fails_in_silence_is_told(
     scene: SupervisorScene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     python(tmp_path, monkeypatch, "exit 7")
-    assert failure(scene) == "status 7"
+    assert failure(scene) == "it exited with code 7"
 
 
 def test_warning_of_a_check_that_succeeds_is_no_failure(

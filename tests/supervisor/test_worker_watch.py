@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -132,6 +134,38 @@ def test_worker_that_goes_while_it_is_looked_at_is_reported_gone(
     scene.watch.add(worker, master_pid)
     assert scene.gone == [worker]
     assert not scene.watch.signal(worker, signal.SIGKILL)
+
+
+@contextlib.contextmanager
+def no_descriptors(*, left: int) -> Iterator[None]:
+    """Let this process open so many more, and no others."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    opened = [os.open(os.devnull, os.O_RDONLY) for _ in range(left)]
+    with contextlib.ExitStack() as filled:
+        filled.callback(resource.setrlimit, resource.RLIMIT_NOFILE, before)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/proc/self/fd"))), before[1]))  # noqa: PTH208  # names
+        try:
+            while True:
+                filled.callback(os.close, os.open(os.devnull, os.O_RDONLY))
+        except OSError:
+            for descriptor in opened:
+                os.close(descriptor)
+        yield
+
+
+@pytest.mark.parametrize("left", [0, 1])
+def test_worker_for_which_no_descriptor_is_left_is_watched_later(
+    scene: Scene, master: tuple[int, int], left: int
+) -> None:
+    master_pid, worker = master
+    with no_descriptors(left=left):
+        scene.watch.add(worker, master_pid)
+        scene.watch.catch_up()
+    assert scene.gone == []
+    assert not scene.watch.signal(worker, 0)
+    scene.watch.catch_up()
+    assert scene.watch.signal(worker, 0)
+    assert scene.gone == []
 
 
 def test_unknown_worker_is_not_signalled(scene: Scene) -> None:

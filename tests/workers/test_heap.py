@@ -31,3 +31,4 @@ def test_boot_objects_are_frozen_and_boot_garbage_is_not_kept() -> None:
     finally:
         gc.unfreeze()
     assert len(cycles(gc.get_objects())) == 1
+    gc.freeze()  # again what the collection of tests has made

@@ -2,115 +2,46 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import logging
 import os
 import signal
 import threading
-import traceback
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from outrider import log_writer as module
-from outrider.log_writer import MOST_BYTES, MOST_LINES, PIECE, REPORT_PERIOD, LogWriter
-from outrider_testing.waiting import until
-
-PATIENCE = 20.0
-
-
-class FullPipe:
-    """The write end of a pipe that nobody reads, and that has no room left, as a stream."""
-
-    def __init__(self) -> None:
-        self.reader, writer = os.pipe()
-        os.set_blocking(writer, False)
-        self.filling = 0
-        with suppress(BlockingIOError):
-            while True:
-                self.filling += os.write(writer, bytes(65536))
-        os.set_blocking(writer, True)
-        self.stream = io.TextIOWrapper(io.FileIO(writer, "w"), write_through=True)
-
-    def read(self, until_text: str) -> str:
-        """Read what comes after the filling, up to a text."""
-        data = b""
-        while until_text.encode() not in data[self.filling :]:
-            data += os.read(self.reader, 65536)
-        return data[self.filling :].decode()
-
-    def close(self) -> None:
-        """Let a writer that is stuck fail."""
-        if self.reader >= 0:
-            os.close(self.reader)
-            self.reader = -1
-
-
-class Clock:
-    now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-class Stage:
-    """An error log and an access log, and what writes them."""
-
-    def __init__(self) -> None:
-        self.clock = Clock()
-        self.streams: list[Any] = []
-        self.error = logging.Logger("error")  # noqa: LOG001  # apart from the loggers that other tests see
-        self.access = logging.Logger("access")  # noqa: LOG001  # as above
-        self.writer = LogWriter((self.error, self.access), self.error, self.clock)
-
-    def add(self, logger: logging.Logger, stream: Any) -> logging.StreamHandler[Any]:
-        """Have a logger write to a stream."""
-        handler = logging.StreamHandler(stream)
-        logger.addHandler(handler)
-        self.streams.append(stream)
-        return handler
-
-    def close(self) -> None:
-        """Leave nothing open."""
-        self.writer.stop(PATIENCE)
-        for handler in (*self.error.handlers, *self.access.handlers):
-            handler.close()
-        for stream in self.streams:
-            stream.close()
+from outrider.log_writer import MOST_BYTES, MOST_LINES, PIECE, REPORT_PERIOD
+from outrider_testing.log_stage import FullPipe, LogStage, stuck_in
+from outrider_testing.waiting import PATIENCE, until
 
 
 @pytest.fixture
-def stage() -> Iterator[Stage]:
-    stage = Stage()
-    yield stage
-    stage.close()
+def stage() -> Iterator[LogStage]:
+    with contextlib.closing(LogStage()) as stage:
+        yield stage
 
 
 @pytest.fixture
 def pipe() -> Iterator[FullPipe]:
-    pipe = FullPipe()
-    yield pipe
-    pipe.close()
+    with contextlib.closing(FullPipe()) as pipe:
+        yield pipe
 
 
 @pytest.fixture
-def stuck(stage: Stage, pipe: FullPipe) -> Iterator[Stage]:
+def stuck(stage: LogStage, pipe: FullPipe) -> Iterator[LogStage]:
     """The writer hangs in the write of "first"."""
-    stage.add(stage.access, pipe.stream)
-    stage.writer.start()
-    stage.access.info("first")
-    until(lambda: stage.writer._busy_with)
-    yield stage
-    pipe.close()  # for the thread to end
+    with stuck_in(pipe, stage):
+        yield stage
 
 
 # -- what flows
 
 
-def test_lines_come_in_order(stage: Stage) -> None:
+def test_lines_come_in_order(stage: LogStage) -> None:
     stream = io.StringIO()
     for logger in (stage.error, stage.access):
         stage.add(logger, stream)
@@ -121,7 +52,28 @@ def test_lines_come_in_order(stage: Stage) -> None:
     assert stream.getvalue().split() == [f"{number}" for number in range(1000)]
 
 
-def test_lines_are_written_together_and_not_torn(stage: Stage) -> None:
+def refuse_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+
+
+def test_handlers_write_by_themselves_where_no_thread_can_be_started(
+    stage: LogStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream = io.StringIO()
+    stage.add(stage.error, stream)
+    refuse_threads(monkeypatch)
+    stage.writer.start()
+    assert stream.getvalue().endswith("than that: can't start new thread\n")
+    stage.error.info("written")
+    assert stream.getvalue().endswith("written\n")
+    assert not stage.writer.is_running
+    assert stage.writer.stop(PATIENCE)
+
+
+def test_lines_are_written_together_and_not_torn(stage: LogStage) -> None:
     writes: list[str] = []
 
     class Stream(io.StringIO):
@@ -140,7 +92,7 @@ def test_lines_are_written_together_and_not_torn(stage: Stage) -> None:
     assert all(text.endswith("\n") for text in writes)
 
 
-def test_each_log_gets_its_own_lines(stage: Stage) -> None:
+def test_each_log_gets_its_own_lines(stage: LogStage) -> None:
     errors, requests = io.StringIO(), io.StringIO()
     stage.add(stage.error, errors)
     stage.add(stage.access, requests)
@@ -153,7 +105,7 @@ def test_each_log_gets_its_own_lines(stage: Stage) -> None:
     assert requests.getvalue() == "request\n" * 3
 
 
-def test_line_appears_without_a_flush(stage: Stage) -> None:
+def test_line_appears_without_a_flush(stage: LogStage) -> None:
     stream = io.StringIO()
     stage.add(stage.access, stream)
     stage.writer.start()
@@ -161,7 +113,7 @@ def test_line_appears_without_a_flush(stage: Stage) -> None:
     until(stream.getvalue)
 
 
-def test_warning_does_not_wait_for_others(stage: Stage) -> None:
+def test_warning_does_not_wait_for_others(stage: LogStage) -> None:
     stage.writer._gather = 3600.0
     stream = io.StringIO()
     stage.add(stage.error, stream)
@@ -170,7 +122,7 @@ def test_warning_does_not_wait_for_others(stage: Stage) -> None:
     until(stream.getvalue)
 
 
-def test_fault_in_a_call_costs_nothing_but_a_sentence(stage: Stage) -> None:
+def test_fault_in_a_call_costs_nothing_but_a_sentence(stage: LogStage) -> None:
     stream = io.StringIO()
     stage.add(stage.error, stream)
     stage.writer.start()
@@ -185,7 +137,7 @@ def test_fault_in_a_call_costs_nothing_but_a_sentence(stage: Stage) -> None:
     assert "after" in stream.getvalue()
 
 
-def test_log_goes_on_after_a_handler_that_would_end_the_thread(stage: Stage) -> None:
+def test_log_goes_on_after_a_handler_that_would_end_the_thread(stage: LogStage) -> None:
     class Exiting(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             raise SystemExit(record.getMessage())
@@ -204,7 +156,7 @@ def test_log_goes_on_after_a_handler_that_would_end_the_thread(stage: Stage) -> 
 # -- what is stuck
 
 
-def test_full_pipe_does_not_hold_up_who_logs(stuck: Stage, pipe: FullPipe) -> None:
+def test_full_pipe_does_not_hold_up_who_logs(stuck: LogStage, pipe: FullPipe) -> None:
     for number in range(100):
         stuck.access.info("line %d", number)
     assert not stuck.writer.flush(0.0)
@@ -215,7 +167,7 @@ def test_full_pipe_does_not_hold_up_who_logs(stuck: Stage, pipe: FullPipe) -> No
 
 
 def test_lines_beyond_the_queue_are_counted_and_told_of(
-    stuck: Stage, pipe: FullPipe, monkeypatch: pytest.MonkeyPatch
+    stuck: LogStage, pipe: FullPipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "MOST_LINES", 10)
     errors = io.StringIO()
@@ -230,14 +182,14 @@ def test_lines_beyond_the_queue_are_counted_and_told_of(
     )
 
 
-def test_bytes_that_wait_are_limited(stuck: Stage) -> None:
+def test_bytes_that_wait_are_limited(stuck: LogStage) -> None:
     line = "x" * (MOST_BYTES // 4)
     for _ in range(10):
         stuck.access.info(line)
     assert stuck.writer.drops == 7
 
 
-def test_what_is_written_no_longer_waits(stage: Stage) -> None:
+def test_what_is_written_no_longer_waits(stage: LogStage) -> None:
     stage.add(stage.access, io.StringIO())
     stage.writer.attach()
     stage.writer.is_running = True  # without its thread
@@ -250,7 +202,7 @@ def test_what_is_written_no_longer_waits(stage: Stage) -> None:
     stage.writer.is_running = False
 
 
-def test_count_that_went_wrong_is_right_again_when_nothing_waits(stage: Stage) -> None:
+def test_count_that_went_wrong_is_right_again_when_nothing_waits(stage: LogStage) -> None:
     stage.add(stage.access, io.StringIO())
     stage.writer.start()
     stage.writer._lines, stage.writer._bytes = 7, 700
@@ -258,7 +210,7 @@ def test_count_that_went_wrong_is_right_again_when_nothing_waits(stage: Stage) -
     assert until(lambda: (stage.writer._lines, stage.writer._bytes) == (0, 0))
 
 
-def test_drops_are_told_of_when_there_is_room_for_that(stage: Stage) -> None:
+def test_drops_are_told_of_when_there_is_room_for_that(stage: LogStage) -> None:
     errors = io.StringIO()
     stage.add(stage.error, errors)
     stage.writer.drops = 5
@@ -270,12 +222,12 @@ def test_drops_are_told_of_when_there_is_room_for_that(stage: Stage) -> None:
     assert "5 lines dropped" in errors.getvalue()
 
 
-def test_drops_are_told_of_though_nothing_more_is_logged(stage: Stage) -> None:
+def test_drops_are_told_of_though_nothing_more_is_logged(stage: LogStage) -> None:
     stage.writer.drops = 5
     assert stage.writer._take() == [], "it waits for a line"
 
 
-def test_drops_are_told_of_once_in_a_while(stage: Stage) -> None:
+def test_drops_are_told_of_once_in_a_while(stage: LogStage) -> None:
     errors = io.StringIO()
     stage.add(stage.error, errors)
     stage.writer.start()
@@ -291,7 +243,7 @@ def test_drops_are_told_of_once_in_a_while(stage: Stage) -> None:
     assert "10 lines dropped" in errors.getvalue()
 
 
-def test_critical_is_written_before_the_call_returns(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_critical_is_written_before_the_call_returns(stage: LogStage, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "LAST_WORDS_PATIENCE", PATIENCE)
     stage.writer._gather = 3600.0
     stream = io.StringIO()
@@ -302,7 +254,7 @@ def test_critical_is_written_before_the_call_returns(stage: Stage, monkeypatch: 
     assert stream.getvalue() == "before\nlast words\n"
 
 
-def test_critical_is_written_though_the_thread_hangs_in_another_log(stuck: Stage, pipe: FullPipe) -> None:
+def test_critical_is_written_though_the_thread_hangs_in_another_log(stuck: LogStage, pipe: FullPipe) -> None:
     errors = io.StringIO()
     stuck.add(stuck.error, errors)
     stuck.writer.attach()
@@ -313,11 +265,11 @@ def test_critical_is_written_though_the_thread_hangs_in_another_log(stuck: Stage
     assert errors.getvalue() == "last words\n", "once, though it was queued as well"
 
 
-def test_critical_to_the_log_that_hangs_returns(stuck: Stage) -> None:
+def test_critical_to_the_log_that_hangs_returns(stuck: LogStage) -> None:
     stuck.access.critical("last words")
 
 
-def test_critical_lines_that_wait_are_limited(stuck: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_critical_lines_that_wait_are_limited(stuck: LogStage, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MOST_LINES", 10)
     for _ in range(30):
         stuck.access.critical("last words")
@@ -325,7 +277,7 @@ def test_critical_lines_that_wait_are_limited(stuck: Stage, monkeypatch: pytest.
     assert stuck.writer.drops == 21, "one is the line that hangs"
 
 
-def test_log_is_reopened_behind_the_lines_before(stage: Stage, tmp_path: Path) -> None:
+def test_log_is_reopened_behind_the_lines_before(stage: LogStage, tmp_path: Path) -> None:
     path = tmp_path / "access.log"
     handler = logging.FileHandler(path)
     stage.access.addHandler(handler)
@@ -343,7 +295,7 @@ def test_log_is_reopened_behind_the_lines_before(stage: Stage, tmp_path: Path) -
     assert (moved.read_text(), path.read_text()) == ("old\n", "new\n")
 
 
-def test_signal_handler_may_log_in_the_middle_of_a_line(stage: Stage) -> None:
+def test_signal_handler_may_log_in_the_middle_of_a_line(stage: LogStage) -> None:
     stream = io.StringIO()
     stage.add(stage.error, stream)
     stage.writer.start()
@@ -357,126 +309,3 @@ def test_signal_handler_may_log_in_the_middle_of_a_line(stage: Stage) -> None:
     assert stage.writer.flush(PATIENCE)
     lines = stream.getvalue().split()
     assert [line for line in lines if line != "signal"] == [f"{number}" for number in range(200)]
-
-
-# -- processes
-
-
-def in_child(act: Callable[[], object]) -> int:
-    """Fork, and do something there; the exit status."""
-    pid = os.fork()
-    if not pid:
-        try:
-            act()
-        except BaseException:  # noqa: BLE001  # the child must not go on with the tests
-            traceback.print_exc()
-            os._exit(70)
-        os._exit(0)
-    ended: list[int] = []
-
-    def has_ended() -> bool:
-        found, status = os.waitpid(pid, os.WNOHANG)
-        if found:
-            ended.append(os.waitstatus_to_exitcode(status))
-        return bool(found)
-
-    try:
-        until(has_ended, PATIENCE, what="the end of the child")
-    except TimeoutError:
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
-        raise
-    return ended[0]
-
-
-def test_nothing_is_in_the_middle_of_a_write_while_a_process_forks(stage: Stage) -> None:
-    stream = io.StringIO()
-    stage.add(stage.error, stream)
-    stage.writer.start()
-    stage.writer.hold()
-    stage.error.warning("hello")
-    assert not stage.writer.flush(0.05)
-    assert stream.getvalue() == ""
-    stage.writer.release()
-    assert stage.writer.flush(PATIENCE)
-    assert stream.getvalue() == "hello\n"
-
-
-def test_fork_does_not_wait_for_a_log_that_is_stuck(stuck: Stage) -> None:
-    stuck.writer.hold()
-    stuck.writer.release()
-    assert stuck.writer._writing.locked(), "the thread still writes"
-
-
-def test_child_of_a_fork_writes_by_itself(stage: Stage, tmp_path: Path) -> None:
-    path = tmp_path / "error.log"
-    stage.error.addHandler(logging.FileHandler(path))
-    stage.writer.start()
-    assert in_child(lambda: stage.error.info("child")) == 0
-    stage.error.info("parent")
-    assert stage.writer.flush(PATIENCE)
-    assert path.read_text() == "child\nparent\n"
-
-
-def test_child_of_a_child_does_not_wait_for_the_writer_either(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    stage.add(stage.error, io.StringIO())
-    stage.writer.start()
-
-    def fork() -> None:
-        monkeypatch.setattr(module, "_FORK_PATIENCE", 3600.0)
-        assert in_child(lambda: None) == 0
-
-    assert in_child(fork) == 0
-
-
-def test_what_waits_in_the_parent_is_not_written_by_the_child(stuck: Stage, pipe: FullPipe) -> None:
-    stuck.access.info("waits")
-
-    def stop() -> None:
-        assert stuck.writer.stop(0.0)
-        assert not stuck.writer.is_running
-
-    assert in_child(stop) == 0
-    assert pipe.read("waits\n").count("waits") == 1
-
-
-def test_exit_writes_what_waits(stage: Stage, tmp_path: Path) -> None:
-    path = tmp_path / "access.log"
-
-    def run() -> None:
-        stage.access.addHandler(logging.FileHandler(path))
-        stage.writer._gather = 3600.0
-        stage.writer.start()
-        stage.access.info("hello")
-        stage.writer.expect_exit(3)
-        assert path.read_text() == "hello\n", "should nobody call finish"
-        stage.access.info("good-bye")
-        stage.writer.finish()
-
-    assert in_child(run) == 0
-    assert path.read_text() == "hello\ngood-bye\n"
-
-
-def test_exit_does_not_hang_in_a_pipe_that_nobody_reads(stage: Stage, pipe: FullPipe) -> None:
-    def run() -> None:
-        stage.add(stage.access, pipe.stream)
-        stage.writer.start()
-        stage.access.info("hello")
-        stage.writer.expect_exit(3, end_by=stage.clock.now)
-        stage.writer.finish()
-
-    assert in_child(run) == 3
-    pipe.stream.close()
-
-
-def test_stopped_writer_leaves_handlers_as_they_were(stage: Stage) -> None:
-    stream = io.StringIO()
-    handler = stage.add(stage.error, stream)
-    before = dict(vars(handler))
-    stage.writer.start()
-    stage.error.info("through the queue")
-    assert stage.writer.stop(PATIENCE)
-    until(lambda: not any(thread.name == "outrider-log" for thread in threading.enumerate()))
-    assert vars(handler) == before
-    stage.error.info("directly")
-    assert stream.getvalue() == "through the queue\ndirectly\n"

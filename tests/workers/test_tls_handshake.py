@@ -72,7 +72,7 @@ def test_many_failures_are_counted(handshakes: Handshakes, loop: ManualLoop) -> 
     loop.advance(FAILURE_LOG_PERIOD)
     handshakes.report(CLIENT, failure("HTTP_REQUEST"))
     first, second = log_of(handshakes).messages("info")
-    assert second == f"{first} Not reported since the last one: 2 more of these."
+    assert second == f"{first} (not reported since the last one: 2 more of these)"
 
 
 @pytest.mark.parametrize(

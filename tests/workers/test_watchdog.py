@@ -394,3 +394,16 @@ def test_stop_does_not_wait_for_thread_that_hangs(
     released.set()
     thread.join(PATIENCE)
     assert not thread.is_alive()
+
+
+def test_watchdog_whose_thread_cannot_be_started_can_be_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What ends the worker then is the reason, and not another failure behind it."""
+
+    def refuse(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    bench = Bench()
+    with pytest.raises(RuntimeError, match="new thread"):
+        bench.watchdog.start()
+    bench.watchdog.stop()

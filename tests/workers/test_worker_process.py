@@ -147,7 +147,7 @@ def hooks(directory: Path) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("asgi_loop", ["auto", "uvloop", "asyncio"])
+@pytest.mark.parametrize("asgi_loop", ["auto", "asyncio"])
 @pytest.mark.parametrize(
     "sig, interrupted", [(signal.SIGTERM, ""), (signal.SIGINT, "worker_int "), (signal.SIGQUIT, "worker_int ")]
 )

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 from logging.handlers import SysLogHandler
 from typing import Any
 
 from gunicorn.glogging import Logger
 
 from outrider.access_json import AccessFormatter
-from outrider.log_journal import JournalFormatter, goes_to_journal
-from outrider.log_json import JSONFormatter
+from outrider.log_json import JSON, TEXT, JSONFormatter, choose_formatter
 from outrider.supervised import Supervision
-
-JSON, TEXT = "json", "text"
 
 
 def use_log_format(log_format: str, log: Any, supervision: Supervision | None) -> list[str]:
@@ -37,12 +35,11 @@ def use_log_format(log_format: str, log: Any, supervision: Supervision | None) -
     for logger, formatter_class in ((log.error_log, JSONFormatter), (log.access_log, AccessFormatter)):
         for handler in logger.handlers:
             prefix = _replaceable(handler)
-            for_journal = goes_to_journal(getattr(handler, "stream", None))
-            if prefix is not None and log_format == JSON:
-                handler.setFormatter(formatter_class(generation, prefix, for_journal=for_journal))
-            elif prefix is not None and for_journal:
-                handler.setFormatter(JournalFormatter())
-            elif prefix is None and log_format == JSON and not getattr(handler, "never_waits", False):
+            if prefix is not None:
+                make_json = partial(formatter_class, generation, prefix)
+                formatter = choose_formatter(log_format, getattr(handler, "stream", None), make_json)
+                handler.setFormatter(formatter or handler.formatter)
+            elif log_format == JSON and not getattr(handler, "never_waits", False):
                 left_alone.append(logger.name)
     return list(dict.fromkeys(left_alone))
 

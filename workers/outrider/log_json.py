@@ -8,7 +8,10 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from outrider.log_journal import priority
+from outrider.log_journal import JournalFormatter, goes_to_journal, priority
+
+JSON, TEXT = "json", "text"
+"""What `log_format` may be, beside "auto"."""
 
 to_json: Callable[[Any], str] = json.JSONEncoder(separators=(",", ":"), default=str, skipkeys=True).encode
 """One line of ASCII: nothing that it holds can end the line, or steer a terminal."""
@@ -70,3 +73,19 @@ class JSONFormatter(logging.Formatter):
             fields["report"] = report
         line = self.prefix + to_json(fields)
         return priority(record.levelno) + line if self.for_journal else line
+
+
+def choose_formatter(
+    log_format: str, stream: Any, make_json: Callable[..., JSONFormatter] = JSONFormatter
+) -> logging.Formatter | None:
+    """The formatter that `log_format` means for what is written to a stream; None for the one that is there.
+
+    Args:
+        log_format: the setting.
+        stream: of a handler, or None where it has none.
+        make_json: called with `for_journal` for the formatter of JSON.
+    """
+    for_journal = goes_to_journal(stream)
+    if log_format == JSON:
+        return make_json(for_journal=for_journal)
+    return JournalFormatter() if for_journal and log_format != TEXT else None

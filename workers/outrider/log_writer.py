@@ -100,11 +100,19 @@ class LogWriter:
         self.drops = 0
 
     def start(self) -> None:
-        """Begin to write in the thread, for the handlers there are now. After the fork, which no thread survives."""
-        self.attach()
+        """Begin to write in the thread, for the handlers there are now. After the fork, which no thread survives.
+
+        Where no thread can be started the handlers go on by themselves.
+        """
         self._thread = threading.Thread(target=self._run, name="outrider-log", daemon=True)
+        try:
+            self._thread.start()
+        except RuntimeError as error:  # the user, or the control group, has as many as it may have
+            self._thread = None
+            self._log.warning("The log is written without a thread, so a slow disk holds up more than that: %s", error)
+            return
         self.is_running = True
-        self._thread.start()
+        self.attach()
         _running.add(self)
 
     def attach(self) -> None:

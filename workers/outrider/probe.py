@@ -26,7 +26,6 @@ async def probe(runtime: Runtime, path: str) -> None:
     Raises:
         ProbeError: any answer but a 2xx, or none, or the call has not ended after `PROBE_TIMEOUT`.
     """
-    raw_path, _, query = path.encode().partition(b"?")
     status = 0
     messages: list[Message] = [{"type": "http.request", "body": b"", "more_body": False}]
     answered = asyncio.Event()
@@ -44,25 +43,8 @@ async def probe(runtime: Runtime, path: str) -> None:
         elif not message.get("more_body", False):
             answered.set()
 
-    root_path = runtime.config.root_path
-    scope: Scope = {
-        "type": "http",
-        "asgi": {"version": "3.0", "spec_version": "2.5"},
-        "http_version": "1.1",
-        "method": "GET",
-        "scheme": "http",
-        "path": root_path + unquote(raw_path.decode()),
-        "raw_path": root_path.encode() + raw_path,
-        "query_string": query,
-        "root_path": root_path,
-        "headers": [(b"host", b"localhost"), (b"user-agent", PROBE_AGENT)],
-        "client": None,
-        "server": None,
-        "state": runtime.state.copy(),
-    }
-
     async def ask() -> None:
-        await runtime.app(scope, receive, send)
+        await runtime.app(_make_scope(runtime, path), receive, send)
 
     # A task of its own: an application that ignores its cancellation is left behind.
     call = runtime.loop.create_task(ask(), name="probe")
@@ -77,6 +59,26 @@ async def probe(runtime: Runtime, path: str) -> None:
     if not 200 <= status < 300:  # RFC 9110 §15.3: Successful
         answer = f"answered {status}" if status else "gave no answer"
         raise ProbeError(f"probe_path {path}: the application {answer}, a 2xx is needed")
+
+
+def _make_scope(runtime: Runtime, path: str) -> Scope:
+    raw_path, _, query = path.encode().partition(b"?")
+    root_path = runtime.config.root_path
+    return {
+        "type": "http",
+        "asgi": {"version": "3.0", "spec_version": "2.5"},
+        "http_version": "1.1",
+        "method": "GET",
+        "scheme": "http",
+        "path": root_path + unquote(raw_path.decode()),
+        "raw_path": root_path.encode() + raw_path,
+        "query_string": query,
+        "root_path": root_path,
+        "headers": [(b"host", b"localhost"), (b"user-agent", PROBE_AGENT)],
+        "client": None,
+        "server": None,
+        "state": runtime.state.copy(),
+    }
 
 
 async def _has_ended_in_time(call: asyncio.Task[None]) -> bool:

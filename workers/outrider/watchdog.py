@@ -110,8 +110,9 @@ class Watchdog:
         self._guard = guard
         self._finder.watch(application)
         self.beat()
-        self._thread = threading.Thread(target=self._run, name="outrider-watchdog", daemon=True)
-        self._thread.start()
+        thread = threading.Thread(target=self._run, name="outrider-watchdog", daemon=True)
+        thread.start()
+        self._thread = thread
 
     def stop(self) -> None:
         """End the thread and disarm the dead man's switch. An expiry that is set will not come."""

@@ -10,11 +10,13 @@ from typing import TypeVar
 T = TypeVar("T")
 
 POLL_INTERVAL = 0.01
+PATIENCE = 20.0
+"""Seconds to wait for what must come. How long it takes on a busy machine is not what is tested."""
 _never = threading.Event()
 
 
 def until(
-    condition: Callable[[], T], deadline: float = 5.0, *, what: str = "", explain: Callable[[], str] = lambda: ""
+    condition: Callable[[], T], deadline: float = PATIENCE, *, what: str = "", explain: Callable[[], str] = lambda: ""
 ) -> T:
     """Call `condition` until it returns something true, and return that.
 

@@ -34,6 +34,7 @@ WEBSOCKET = WebSocketConfig(
     close_timeout=10.0,
     per_message_deflate=True,
 )
+LOCAL = TrustedPeers.parse(["127.0.0.1", "::1"])
 
 
 def make_config(**overrides: Any) -> ServerConfig:
@@ -54,12 +55,12 @@ def make_config(**overrides: Any) -> ServerConfig:
         "limit_request_fields": 100,
         "limit_request_field_size": 8190,
         "root_path": "",
-        "trusted_proxies": TrustedPeers.parse(["127.0.0.1", "::1"]),
+        "trusted_proxies": LOCAL,
         "secure_scheme_headers": {b"x-forwarded-proto": b"https", b"x-forwarded-ssl": b"on"},
         "forwarder_headers": frozenset((b"script_name", b"path_info")),
         "header_map": "drop",
         "proxy_protocol": "off",
-        "proxy_allowed": TrustedPeers.parse(["127.0.0.1", "::1"]),
+        "proxy_allowed": LOCAL,
         "header_timeout": 10.0,
         "body_timeout": 30.0,
         "min_body_rate": 240,

@@ -108,11 +108,11 @@ class FakeWorker:
             self.drains_from = min(self.drains_from, now)
             self.end(now, -number)
 
-    def sample(self) -> Sample:
+    def sample(self, *, reports_state: bool) -> Sample:
         """Its row of the scoreboard."""
         requests = int(self.requests)
         errors = int(requests * self.release.error_share)
-        return Sample(requests, errors, self.release.lag, self.memory, self.accepts)
+        return Sample(requests, errors, self.release.lag, self.memory, reports_state and self.accepts)
 
 
 class FakeMaster:

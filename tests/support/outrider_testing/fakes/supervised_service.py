@@ -23,6 +23,8 @@ from outrider_supervisor.machine import Machine
 from outrider_supervisor.machine_state import load_machine, save_machine
 from outrider_supervisor.messages import ALIVE_PERIOD, Alive, FromMaster, MasterBooted, MasterFailed, WorkerSpawned
 from outrider_supervisor.rollout import RETIRE_PATIENCE
+from outrider_testing.fakes.supervised_bounds import Bounds
+from outrider_testing.fakes.supervised_mail import Mail
 from outrider_testing.fakes.supervised_processes import FOREVER, FakeMaster, FakeWorker, Release
 from outrider_testing.services import make_service
 
@@ -62,11 +64,11 @@ class FakeService:
         self._read_at = FOREVER
         self._upgrade_at = FOREVER
         self._events: deque[Event] = deque()
-        self._mail: list[tuple[float, Event]] = []
+        self._mail = Mail()
         self._is_dispatching = False
         self._told: Readiness | None = None
         self._last_pid = 100
-        self._bounds: dict[float, tuple[int, int]] = {}
+        self._bounds = Bounds()
         self._known: set[int] = set()
         self._retired: set[int] = set()
         self._buried: set[int] = set()
@@ -162,30 +164,12 @@ class FakeService:
     @property
     def floor(self) -> int:
         """How many workers must serve when one is told to go: the order may be as old as a message's way is long."""
-        since = self.now - self.message_delay - 2 * TICK
-        return min(least for at, (least, _most) in self._bounds.items() if at >= since)
+        return self._bounds.least(self.now - self.message_delay - 2 * TICK)
 
     @property
     def ceiling(self) -> int:
         """How many workers there may be. Those that were just sent away by a smaller target come on top."""
-        since = self.now - self.message_delay - RETIRE_PATIENCE - 2 * TICK
-        recent = [bounds for at, bounds in self._bounds.items() if at >= since]
-        sent_away = max(self.machine.target - least for least, _most in recent)
-        return max(most for _least, most in recent) + sent_away
-
-    def _note_bounds(self) -> None:
-        machine = self.machine
-        if machine.current is None:
-            return
-        rollout = machine.rollout
-        if rollout is None:
-            least, most = machine.target, machine.target + machine.current.service.max_surge
-        else:
-            least, most = sorted((machine.target, rollout.old_target))
-            # A replacement that is under way when the reload begins comes on top.
-            most += max(each.service.max_surge for each in (rollout.old, rollout.new)) + len(machine.replacements.pids)
-        before = self._bounds.get(self.now, (least, most))
-        self._bounds[self.now] = (min(least, before[0]), max(most, before[1]))
+        return self._bounds.most(self.now - self.message_delay - RETIRE_PATIENCE - 2 * TICK, self.machine.target)
 
     def pids(self, number: int) -> list[int]:
         """The workers of a generation that serve, the oldest first."""
@@ -236,8 +220,11 @@ class FakeService:
                 self._run_master(master)
         self._finish_reading()
         self._finish_upgrade()
-        self._deliver_mail()
-        self.send(events.Observed({pid: each.sample() for pid, each in self.workers.items()}, self.load()))
+        for event in self._mail.collect(self.now):
+            self.send(event)
+        reports_state = self.service.reports_state
+        samples = {pid: each.sample(reports_state=reports_state) for pid, each in self.workers.items()}
+        self.send(events.Observed(samples, self.load()))
         self._note_extremes()
         if self.serving:
             beats = dict.fromkeys(self.workers, self.now)
@@ -337,15 +324,7 @@ class FakeService:
         self._post(master.number, FromGeneration(master.number, message))
 
     def _post(self, number: int, event: FromGeneration | events.MasterExited) -> None:
-        """Have an event of a generation come after those that it has sent before."""
-        before = [due for due, each in self._mail if getattr(each, "number", 0) == number]
-        self._mail.append((max([self.now + self.message_delay, *before]), event))
-
-    def _deliver_mail(self) -> None:
-        due = [event for at, event in self._mail if at <= self.now]
-        self._mail = [(at, event) for at, event in self._mail if at > self.now]
-        for event in due:
-            self.send(event)
+        self._mail.post(number, event, self.now + self.message_delay)
 
     def send(self, event: Event) -> None:
         """Give an event to the machine; those that come while it is handled wait for their turn."""
@@ -361,7 +340,7 @@ class FakeService:
 
     def _dispatch(self, event: Event) -> None:
         todo = self.machine.handle(event, self.now)
-        self._note_bounds()
+        self._bounds.note(self.machine, self.now)
         for action in todo:
             self.actions.append(action)
             self._do(action)
@@ -415,25 +394,3 @@ class FakeService:
                 self.kill_worker(pid)
         if number in self.masters:
             self.kill_master(number)
-
-
-class FakeLoad:
-    """What the autoscaler of a fake service measures: workers that serve share a demand. `fields` are other values."""
-
-    def __init__(self, service: FakeService, demand: float) -> None:
-        self.demand = demand
-        self.fields: dict[str, Any] = {}
-        self._service = service
-        self._measured_at = 0.0
-        service.load = self.measure
-
-    def measure(self) -> events.Load | None:
-        """Once a second."""
-        service = self._service
-        if service.now - self._measured_at < 1.0:
-            return None
-        self._measured_at = service.now
-        serving = [worker.pid for worker in service.workers.values() if worker.is_serving]
-        share = min(1.0, self.demand / len(serving)) if serving else 0.0
-        workers = {pid: events.Share(share, share) for pid in serving}
-        return dataclasses.replace(events.Load(workers, 100.0, 0, 16.0, 1 << 40, 1 << 20), **self.fields)
