@@ -17,18 +17,22 @@ def rows() -> list[tuple[list[str], list[str]]]:
     return [(re.findall(r"`([^`]+)`", cells[1]), re.findall(r"`([^`]+)`", cells[3])) for cells in lines]
 
 
+def files_in(directory: Path) -> set[Path]:
+    """All files below a directory, but those that Python makes when an example runs."""
+    return {path for path in directory.rglob("*") if path.is_file() and "__pycache__" not in path.parts}
+
+
 def files_of(names: list[str]) -> Iterator[Path]:
     """The files of a row; a name is in `deploy`, or in the folder of the first."""
     folder = DEPLOY / Path(names[0]).parts[0]
     for name in names:
         path = next(each / name for each in (DEPLOY, folder) if (each / name).exists())
-        yield from [path] if path.is_file() else (each for each in path.rglob("*") if each.is_file())
+        yield from [path] if path.is_file() else files_in(path)
 
 
 def test_every_file_has_one_row() -> None:
     named = [path for files, _ in rows() for path in files_of(files)]
-    there = {path for path in DEPLOY.rglob("*") if path.is_file() and "__pycache__" not in path.parts}
-    assert sorted(named) == sorted(there - {DEPLOY / "README.md"})
+    assert sorted(named) == sorted(files_in(DEPLOY) - {DEPLOY / "README.md"})
 
 
 def test_every_test_is_there() -> None:
