@@ -16,11 +16,6 @@ from outrider_testing.fakes.supervised_processes import (
 from outrider_testing.fakes.supervised_service import TICK, FakeService
 
 
-def kept_listeners(service: FakeService) -> list[int]:
-    """Where in the list of actions listeners were closed."""
-    return [index for index, each in enumerate(service.actions) if isinstance(each, actions.KeepListeners)]
-
-
 def closed_all(service: FakeService) -> int:
     """How many times the last listeners were closed."""
     return service.actions.count(actions.KeepListeners(None))
@@ -30,7 +25,8 @@ def test_graceful_stop_lets_workers_drain(service: FakeService) -> None:
     operation = service.stop()
     assert service.machine.state == "stopping"
     assert service.readiness[-1] is Readiness.STOPPING
-    assert service.actions[kept_listeners(service)[0]] == actions.KeepListeners(None)
+    kept = next(each for each in service.actions if isinstance(each, actions.KeepListeners))
+    assert kept == actions.KeepListeners(None)
     assert service.outcome(operation).code is Code.DONE
     assert service.exit_status == 0
     assert not service.logged("killing")

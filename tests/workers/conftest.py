@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ from outrider.tls_certificates import TLS
 from outrider.worker import UvicornWorker
 from outrider_testing.fakes import ManualLoop
 from outrider_testing.forked_worker import App, ForkedWorker
+from outrider_testing.log_stage import FullPipe, LogStage, stuck_in
 from outrider_testing.server_fakes import MakeScene, Scene, ScriptedSocket, make_tls
 from outrider_testing.server_stage import MakeStage, Stage
 from outrider_testing.worker_fakes import Fork, MakeWorker, WorkerLog, app
@@ -42,6 +44,30 @@ def make_scene(loop: ManualLoop) -> Iterator[MakeScene]:
 def tls(tmp_path_factory: pytest.TempPathFactory) -> TLS:
     """TLS with a certificate of its own."""
     return make_tls(tmp_path_factory.mktemp("tls"))
+
+
+# Logs
+
+
+@pytest.fixture
+def logs() -> Iterator[LogStage]:
+    """An error log and an access log."""
+    with contextlib.closing(LogStage()) as logs:
+        yield logs
+
+
+@pytest.fixture
+def full_pipe() -> Iterator[FullPipe]:
+    """Into which no more goes."""
+    with contextlib.closing(FullPipe()) as pipe:
+        yield pipe
+
+
+@pytest.fixture
+def stuck_logs(logs: LogStage, full_pipe: FullPipe) -> Iterator[LogStage]:
+    """Their writer hangs in the write of "first"."""
+    with stuck_in(full_pipe, logs):
+        yield logs
 
 
 # A server
