@@ -17,10 +17,10 @@ pytestmark = pytest.mark.external
 
 # The master's child, until the shell has ended; then nobody's. It would not end by itself, or when it is asked to.
 LEAVES_A_STRANGER = """\
-import os, subprocess
+import contextlib, subprocess
 
-if not os.path.exists("stranger"):
-    open("stranger", "w").close()
+with contextlib.suppress(FileExistsError):  # the other worker was first
+    open("stranger", "x").close()
     subprocess.run(["sh", "-c", "trap '' TERM INT QUIT HUP; setsid sleep 600 <&- >&- 2>&- &"], check=True)
 
 """
