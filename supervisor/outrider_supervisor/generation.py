@@ -42,6 +42,11 @@ class Worker:
     accepts: bool = False
     """Whether it took new connections when it was last looked at."""
 
+    @property
+    def may_answer(self) -> bool:
+        """Whether the next connection may be its."""
+        return self.accepts and not self.is_gone
+
 
 @dataclass(slots=True)
 class Generation:
@@ -67,13 +72,15 @@ class Generation:
     @property
     def ready(self) -> int:
         """How many workers serve."""
-        return sum(worker.state is WorkerState.READY and not worker.is_gone for worker in self.workers.values())
+        return self._count(WorkerState.READY)
 
     @property
     def kept(self) -> int:
         """How many workers serve or shall."""
-        kept = (WorkerState.READY, WorkerState.BOOTING)
-        return sum(worker.state in kept and not worker.is_gone for worker in self.workers.values())
+        return self._count(WorkerState.READY, WorkerState.BOOTING)
+
+    def _count(self, *states: WorkerState) -> int:
+        return sum(worker.state in states and not worker.is_gone for worker in self.workers.values())
 
     def is_backing_off(self, now: float) -> bool:
         """Whether the next worker waits because those before it have failed."""

@@ -26,10 +26,10 @@ class Handover:
     def is_over(self, now: float) -> bool:
         """Whether all who leave are gone, or accept no more, or have had their time."""
         workers = self.leaving.workers.values()
-        return now >= self.deadline or not any(worker.accepts and not worker.is_gone for worker in workers)
+        return now >= self.deadline or not any(worker.may_answer for worker in workers)
 
 
 def have_closed(current: Generation, now: float) -> bool:
     """The same for the workers that a scaling or recycling took from a generation which stays."""
     retired = (worker for worker in current.workers.values() if worker.state is WorkerState.RETIRING)
-    return all(not worker.accepts or worker.is_gone or now >= worker.retired_at + PATIENCE for worker in retired)
+    return not any(worker.may_answer and now < worker.retired_at + PATIENCE for worker in retired)
