@@ -280,8 +280,10 @@ class ProxyScenarios:
                 connection.send(encode_request(method, f"/gate/{method}", body=b"x" if method == "POST" else None))
                 until(file.exists)
                 file.unlink()
-            for worker in stage.service.workers():
-                os.kill(worker, signal.SIGKILL)
+            workers = stage.service.workers()
+            for ending in (signal.SIGSTOP, signal.SIGKILL):  # none may take what is sent again, and then die with it
+                for worker in workers:
+                    os.kill(worker, ending)
             for file in held.values():
                 file.with_suffix(".open").touch()
             with contextlib.suppress(TruncatedResponse):  # HAProxy says nothing
