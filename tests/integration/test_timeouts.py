@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import threading
 import time
@@ -84,6 +85,17 @@ def test_timeout_zero_switches_heartbeat_off(serve: Serve) -> None:
     with start_request(server, "/block?seconds=1.2") as connection:
         assert connection.read_response().body == b"done"
     assert len(server.booted_workers()) == 1
+
+
+def test_what_waits_to_be_accepted_is_left_to_next_worker(serve: Serve) -> None:
+    server = serve()
+    (worker,) = server.workers()
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(start_request(server, "/block?gate=loop"))
+        server.until_event(f"blocking {worker}")
+        waiting = [stack.enter_context(start_request(server, "/pid")) for _ in range(4)]
+        server.signal(signal.SIGABRT, worker)
+        assert worker not in {int(connection.read_response().body) for connection in waiting}
 
 
 # Drain

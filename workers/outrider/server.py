@@ -96,6 +96,11 @@ class Server:
         self._stop = max(self._stop, how)
         self._changed.set()
 
+    def leave_queues(self) -> None:
+        """Accept nothing more: what waits in the listeners' queues is for other workers."""
+        for listener in self._listeners:
+            listener.abandon()
+
     async def serve(self, probe_path: str) -> None:
         """Boot, serve, and stop.
 
@@ -282,8 +287,7 @@ class Server:
         self._hooks.expect_end_by(deadline + ABORT_AFTER)
         runtime.draining = True
         runtime.drain_event.set()
-        for listener in self._listeners:
-            listener.abandon()
+        self.leave_queues()
         self._row[Field.STATE] = WorkerState.DRAINING
         if runtime.streams:
             if not quick:

@@ -223,6 +223,8 @@ class UvicornWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
         signal.signal(signal.SIGABRT, self._ignore_signal)  # one dump at a time
         self._dump.log_on_abort(self.pid, frame)
         try:
+            if self._server is not None:
+                self._server.leave_queues()  # uvloop polls once more before it lets the exception out
             self.cfg.worker_abort(self)
         finally:
             raise Aborted(1)
