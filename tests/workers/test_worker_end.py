@@ -114,6 +114,30 @@ def test_exit_in_a_request_does_not_end_the_service(fork: Fork, asgi_loop: str) 
     assert worker.wait() == 0
 
 
+@pytest.mark.parametrize("asgi_loop", ["uvloop", "asyncio"])
+@pytest.mark.parametrize("code, status", [(3, 1), (4, 1), (7, 7), (0, 0)])
+def test_exit_in_the_background_ends_the_worker_alone(fork: Fork, asgi_loop: str, code: int, status: int) -> None:
+    async def leaving(_scope: Any, _receive: Any, _send: Any) -> None:
+        asyncio.get_running_loop().call_soon(sys.exit, code)  # for a 3 or 4 the master would halt everything
+        await asyncio.Event().wait()
+
+    worker = fork(lambda: leaving, asgi_loop=asgi_loop, asgi_lifespan="off")
+    with worker.connect() as client:
+        client.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert worker.wait() == status
+    assert f"The worker ends: the application called sys.exit({code}) outside of a request" in worker.log()
+
+
+def test_exit_in_the_boot_keeps_its_code(fork: Fork) -> None:
+    async def leaving(_scope: Any, receive: Any, _send: Any) -> None:
+        await receive()
+        asyncio.get_running_loop().call_soon(sys.exit, 4)
+        await asyncio.Event().wait()
+
+    worker = fork(lambda: leaving, wait=False)
+    assert worker.wait() == 4
+
+
 def _raise(_worker: Any) -> None:
     raise ZeroDivisionError("the hook is wrong")
 

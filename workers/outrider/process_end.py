@@ -11,6 +11,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from gunicorn.arbiter import Arbiter
+
+_HALTING_CODES = frozenset({Arbiter.WORKER_BOOT_ERROR, Arbiter.APP_LOAD_ERROR})
 LEAST_TASK_PATIENCE = 0.01
 MOST_TASK_PATIENCE = 0.2
 """Seconds that tasks and asynchronous generators are given to end, when cancelled."""
@@ -39,6 +42,15 @@ def close_loop(loop: asyncio.AbstractEventLoop, end_by: float) -> None:
     closing = loop.create_task(loop.shutdown_asyncgens())
     loop.run_until_complete(asyncio.wait({closing}, timeout=patience))
     loop.close()
+
+
+def exit_of_application(error: SystemExit, log: Any) -> SystemExit:
+    """How a worker ends that has served, if the application calls `sys.exit()` outside of a request.
+
+    With one of gunicorn's exit codes for a boot that failed, it would take the whole service with it.
+    """
+    log.warning("The worker ends: the application called sys.exit(%s) outside of a request", error.code)
+    return SystemExit(1) if error.code in _HALTING_CODES else error
 
 
 def limit_wait_for_threads(log: Any, end_by: float, flush: Callable[[float], object]) -> None:

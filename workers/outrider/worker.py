@@ -35,7 +35,7 @@ from outrider.loop_busy import TimedLoop
 from outrider.observer import Observer
 from outrider.orphan import die_with_parent
 from outrider.probe import ProbeError
-from outrider.process_end import close_loop, exit_status, limit_wait_for_threads
+from outrider.process_end import close_loop, exit_of_application, exit_status, limit_wait_for_threads
 from outrider.runtime import Runtime
 from outrider.scoreboard import Field, Row, Scoreboard, WorkerState
 from outrider.server import ABORT_AFTER, Hooks, Server, Stop, drain_time
@@ -259,6 +259,10 @@ class UvicornWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
                 loop.run_until_complete(self._serve(loop))
             except (LifespanError, ProbeError) as error:
                 failure = str(error)
+            except SystemExit as error:
+                if isinstance(error, Aborted) or self.row[Field.STATE] < WorkerState.READY:
+                    raise
+                raise exit_of_application(error, self.log) from None
             self._ignore_late_signals()
             # Not after a SystemExit: it has left the loop in the middle of a callback.
             close_loop(loop, self._end_by)
