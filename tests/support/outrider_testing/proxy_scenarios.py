@@ -108,6 +108,12 @@ class Stage:
         print(report)
         return report
 
+    def until_well(self) -> None:
+        """Wait until all workers serve, and the proxy knows: its health check may have found none."""
+        self.service.wait_until_settled(WORKERS)
+        with self.client() as client:
+            until(lambda: client.get("/pid").is_success, 15.0, what="the proxy to find the service well")
+
 
 def _name_server(request: httpx.Request) -> None:
     """The name that the certificate is for; the URL has the address."""
@@ -290,7 +296,7 @@ class ProxyScenarios:
                 assert connections["POST"].read_head().status >= 500
             assert (connections["GET"].read_head().status == 200) is self.repeats(stage)
         assert (held["GET"].exists(), held["POST"].exists()) == (self.repeats(stage), False)
-        stage.service.wait_until_settled(WORKERS)
+        stage.until_well()
 
     def test_no_request_is_lost_in_reloads(self, stage: Stage) -> None:
         def reload() -> None:
@@ -315,7 +321,7 @@ class ProxyScenarios:
         assert all(window.touches(each) for each in report.lost), f"{report}"
         # Nothing that could be asked again was lost: at most those that were being answered.
         assert len(report.lost) <= 30, f"{report}"
-        stage.service.wait_until_settled(WORKERS)
+        stage.until_well()
 
 
 def check_host_is_left_out(stage: Stage, second: OutriderProcess, is_seen_down: Callable[[], bool]) -> Report:
