@@ -86,14 +86,7 @@ def watch_canary(server: OutriderProcess) -> None:
     server.until(lambda: server.generations()[2]["state"] == "canary" if 2 in server.generations() else False)
 
 
-def drain_old_generation(server: OutriderProcess) -> None:
-    connection = server.hold("drained")
-    server.command("reload", "--no-canary").check()
-    server.until(lambda: server.workers(1, "draining"), what="a worker that drains")
-    connection.close()
-
-
-@pytest.mark.parametrize("prepare", [hang_at_import, watch_canary, drain_old_generation])
+@pytest.mark.parametrize("prepare", [hang_at_import, watch_canary])
 def test_supervisor_killed_in_a_reload_leaves_no_orphan(
     supervise: Supervise, prepare: Callable[[OutriderProcess], None]
 ) -> None:
@@ -101,6 +94,18 @@ def test_supervisor_killed_in_a_reload_leaves_no_orphan(
     server = supervise(*LONG_CANARY, workers=2, config="graceful_timeout = 2")
     prepare(server)
     kill_and_wait(server)
+
+
+def test_worker_that_drains_finishes_and_goes_also_when_the_supervisor_is_killed(supervise: Supervise) -> None:
+    server = supervise(NO_CANARY, workers=2)
+    with server.hold("drained") as connection:
+        server.reload().check()
+        server.until(lambda: server.workers(1, "draining"), what="a worker that drains")
+        server.signal(signal.SIGKILL)
+        server.wait()
+        server.release("drained")
+        assert connection.read_response().body == b"drained"
+    server.until(lambda: not session_members(server.pid), DRAIN, "nobody left")
 
 
 # Masters
