@@ -35,7 +35,8 @@ def test_command_names_the_supervisors_to_choose_from(service: OutriderProcess, 
     other = supervise("--name", "other", env=run, workers=0)
     other.until_log("1 of 1 worker ready", 20.0)
     output = service.command("status", name="").check(3)
-    assert f"choose one with --name (other, {service.name})" in output
+    _, _, choice = output.strip().partition("choose one with --name ")
+    assert {"other", service.name} <= set(choice.strip("()").split(", "))  # others may run on this machine
 
 
 def test_second_supervisor_of_a_name_is_refused(service: OutriderProcess, supervise: Supervise) -> None:
