@@ -59,6 +59,12 @@ class Agenda:
                 return able[0]
         return None
 
+    def fail_those_that_need_a_master(self, message: str) -> None:
+        """There is none, and it is not known when there will be."""
+        for each in [each for each in self._waiting if each.id and not isinstance(each, Reload)]:
+            self._waiting.remove(each)
+            self._outbox.finish(each.id, Code.FAILED, message)
+
     def begin_recovery(self) -> Reload:
         """Begin a reload that nobody asked for."""
         self.operation = recovery = Reload(0, canary=False)

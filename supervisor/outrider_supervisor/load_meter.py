@@ -90,9 +90,12 @@ class LoadMeter:
     def _worker_memory(self) -> int | None:
         return sum(self._memory.values()) // len(self._memory) if self._memory else None
 
-    def _memory_room(self) -> int:
-        """Bytes that may be used, by the control group and by what the machine has."""
-        machine = psutil.virtual_memory()
+    def _memory_room(self) -> int | None:
+        """Bytes that may be used, by the control group and by what the machine has; None if that can't be read."""
+        try:
+            machine = psutil.virtual_memory()
+        except OSError:  # as below
+            return None
         room = machine.available - RESERVE * machine.total
         limited = self._group.memory()
         if limited is not None:

@@ -32,6 +32,7 @@ from setproctitle import setproctitle
 import outrider.worker  # noqa: F401  # see above
 from outrider.errors import ConfigurationError
 from outrider.log_errors import quiet_handler_errors
+from outrider.log_files import reopen_log_files
 from outrider.log_format import use_log_format
 from outrider.orphan import die_with_parent
 from outrider.scoreboard import Scoreboard, WorkerState
@@ -272,8 +273,8 @@ class Master(Arbiter):  # type: ignore[misc]  # gunicorn has no types
         self.log.info("Stopping %s", "at once" if fast else "gracefully")
 
     def _reopen_logs(self) -> None:
-        self.log.reopen_files()
-        self.kill_workers(signal.SIGUSR1)
+        if reopen_log_files(self.log):
+            self.kill_workers(signal.SIGUSR1)
 
     # -- workers
 

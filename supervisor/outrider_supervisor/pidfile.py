@@ -36,7 +36,7 @@ class PidFile:
             ConfigurationError: it cannot be written, is no regular file, or belongs to another process that lives.
         """
         wanted = Path(path) if path else None
-        if wanted == self._path:
+        if wanted == self._path and (wanted is None or _owner(wanted) == os.getpid()):
             return
         if wanted is not None:
             refuse_other_files(wanted)
@@ -45,7 +45,8 @@ class PidFile:
                 _write(wanted)
             except OSError as error:
                 raise ConfigurationError(f"pidfile {wanted} cannot be written: {error.strerror}") from error
-        self.remove()
+        if wanted != self._path:
+            self.remove()
         self._path = wanted
 
     def remove(self) -> None:

@@ -68,6 +68,7 @@ class Seam:
         self.master_pids: dict[int, int] = {}
         self._stored: set[str] = set()
         self._is_store_late = False
+        self._lost = set[str]()
         self.operations: dict[int, Operation] = {}
         self.ended: asyncio.Future[int] = self.loop.create_future()
         self.upgrade: Callable[[], Coroutine[Any, Any, None]]
@@ -150,6 +151,10 @@ class Seam:
         self.workers.catch_up()
         if self._is_store_late:
             self._store_listeners()
+        lost = self.listeners.lost()
+        for name in lost - self._lost:
+            self.journal.write(Level.ERROR, f"{name} was removed: nobody can connect there until a restart")
+        self._lost = lost
 
     def _store_listeners(self) -> None:
         stored = self.listeners.stored()

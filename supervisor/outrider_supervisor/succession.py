@@ -114,7 +114,7 @@ class Succession:
     def note_refused(self, reason: str, now: float) -> None:
         """The configuration for the next generation cannot be used."""
         self.failed_reload = FailedReload("refused", reason, now)
-        self.postpone_recovery(now)
+        self._postpone_recovery(reason, now)
 
     @property
     def deadline(self) -> float | None:
@@ -192,11 +192,13 @@ class Succession:
         elif is_complete:
             self._commit(rollout, now)
 
-    def postpone_recovery(self, now: float) -> None:
+    def _postpone_recovery(self, why: str, now: float) -> None:
         """A generation that should take the place of a lost master's failed: the next one is tried later."""
         if self.current is not None and not self.current.has_master:
             self._recovery_failed_at = now
             self._recovery_pause = min(LONGEST_BACKOFF, max(FIRST_BACKOFF, 2 * self._recovery_pause))
+            gone = f"the master of generation {self.current.number} is gone, and another cannot be started"
+            self._agenda.fail_those_that_need_a_master(f"{gone}: {why}; mend that, and `outrider reload`")
 
     # -- how it ends
 
@@ -248,7 +250,7 @@ class Succession:
         self._outbox.log(Level.ERROR, f"generation {new.number} was rolled back: {rollout.failure}; {serving}")
         message = f"rolled back: {rollout.failure}; {serving}"
         self.handover = Handover(new, now + PATIENCE, Code.FAILED, message, new.number, rollout.blamed)
-        self.postpone_recovery(now)
+        self._postpone_recovery(rollout.failure, now)
 
     def _fail_rollout(self, rollout: Rollout, reason: str, now: float, blamed: int) -> None:
         if rollout.is_better_than_nothing:

@@ -264,10 +264,12 @@ class Supervisor:
         if generation is None:
             return
         for pid, row in self.seam.sampler.rows().items():
-            if row.generation == number and pid not in generation.workers and is_inherited(pid):
+            if row.generation != number or not is_inherited(pid):
+                continue
+            if pid not in generation.workers:
                 self._dispatch(events.FromGeneration(number, WorkerSpawned(pid, 0)))
-                if row.state == WorkerState.READY:
-                    self._dispatch(events.FromGeneration(number, WorkerReady(pid)))
+            if row.state == WorkerState.READY:  # of one that was known as booting, the master had no time to tell
+                self._dispatch(events.FromGeneration(number, WorkerReady(pid)))
 
     def _act(self, action: Action) -> None:
         operation = self.machine.operation

@@ -97,6 +97,17 @@ def test_logs_are_reopened_by_message_and_by_signal(supervisor: FakeSupervisor) 
     supervisor.until(log.exists)
 
 
+def test_log_that_cannot_be_reopened_stays_and_so_does_the_master(supervisor: FakeSupervisor) -> None:
+    supervisor.start(PROBE, *FAST, "--error-logfile", "error.log")
+    (pid,) = supervisor.until_ready()
+    log = supervisor.directory / "error.log"
+    log.rename(log.with_suffix(".1"))
+    log.mkdir()
+    supervisor.send(ReopenLogs())
+    supervisor.until(lambda: "the logs stay where they are" in log.with_suffix(".1").read_text())
+    assert children(supervisor.pid) == [pid]
+
+
 def test_master_stops_gracefully_when_the_supervisor_is_gone(supervisor: FakeSupervisor) -> None:
     supervisor.start(PROBE, *FAST)
     supervisor.until_ready()

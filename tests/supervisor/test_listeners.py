@@ -179,6 +179,14 @@ def test_path_that_somebody_else_has_bound_since_is_left(listening: ListenerStag
         assert connects(str(path))
 
 
+def test_path_that_was_removed_is_lost(listening: ListenerStage, tmp_path: Path) -> None:
+    path = str(tmp_path / "web.sock")
+    listening.open(LOCAL, path)
+    assert listening.listeners.lost() == set()
+    Path(path).unlink()
+    assert listening.listeners.lost() == {f"unix:{path}"}
+
+
 def test_paths_are_left_on_request(listening: ListenerStage, tmp_path: Path) -> None:
     path = tmp_path / "web.sock"
     listening.open(str(path))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 import time
@@ -53,6 +54,14 @@ class Stage:
         self.row[Field.HEARTBEAT] += int(seconds * 1e9)
         self.row[Field.LOOP_BUSY_NS] += int(busy * 1e9)
         self.row[Field.REQUESTS] += requests
+
+
+def test_load_is_measured_without_descriptors(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(psutil, "virtual_memory", refuse)
+    assert stage.load(START).memory_room is None
 
 
 @pytest.fixture

@@ -57,6 +57,16 @@ def test_recovery_that_fails_is_tried_again_with_growing_pauses(service: FakeSer
     service.wait_for(lambda: service.machine.state == "serving", limit=LONGEST_BACKOFF + 10)
 
 
+def test_operation_that_needs_a_master_does_not_wait_for_one_that_cannot_be_started(service: FakeService) -> None:
+    service.deploy(BOOT_FAILS)
+    service.kill_master(1)
+    service.wait_for(lambda: not service.current.has_master)
+    operations = [service.scale(3), service.recycle(), service.upgrade()]
+    service.run(2 * LONGEST_BACKOFF, tick=1.0)
+    for each in operations:
+        assert "the master of generation 1 is gone, and another cannot be started" in service.outcome(each).message
+
+
 def test_recovery_is_tried_soon_while_nothing_serves(service: FakeService) -> None:
     service.deploy(BOOT_FAILS)
     service.kill_master(1)

@@ -74,6 +74,13 @@ def test_same_path_is_not_written_again(path: Path) -> None:
     assert path.stat().st_ino == inode
 
 
+def test_file_that_somebody_has_removed_is_written_again(path: Path) -> None:
+    pidfile = placed(path)
+    path.unlink()
+    pidfile.place(str(path))
+    assert path.read_text() == OURS
+
+
 def test_file_of_a_process_that_lives_is_refused(path: Path) -> None:
     path.write_text(f"{os.getppid()}\n")
     with pytest.raises(ConfigurationError, match=f"belongs to process {os.getppid()}, which runs; stop it"):

@@ -21,7 +21,7 @@ from outrider_supervisor.actions import Log
 from outrider_supervisor.events import Event
 from outrider_supervisor.fleet import OVERTIME
 from outrider_supervisor.listeners import START_PATIENCE, _store_name
-from outrider_supervisor.messages import Stop
+from outrider_supervisor.messages import Stop, WorkerSpawned
 from outrider_supervisor.service import Service
 from outrider_supervisor.supervisor import BUSY_TICK, CALM_TICK, LONGEST_START
 from outrider_testing.fake_masters import SLEEP, SupervisorScene
@@ -340,6 +340,19 @@ def test_end_of_a_master_is_told_to_the_machine_and_made_up_for(scene: Superviso
     scene.serve(2)
     assert "the master of generation 1 was killed by SIGKILL" in scene.logged()
     assert 1 not in scene.supervisor.seam.masters
+
+
+def test_worker_whose_readiness_its_master_had_no_time_to_tell_of_serves(scene: SupervisorScene) -> None:
+    scene.start()
+    pid = os.posix_spawn(SLEEP[0], SLEEP, {})
+    scene.pids.append(pid)
+    row = Scoreboard.from_descriptor(scene.supervisor.seam.scoreboard).claim(1)
+    row.adopt(pid)
+    scene.supervisor.enqueue(events.FromGeneration(1, WorkerSpawned(pid, 0)))
+    row[Field.STATE] = WorkerState.READY
+    os.kill(scene.masters[1].pid, signal.SIGKILL)
+    scene.until(lambda: 1 not in scene.supervisor.seam.masters, "the end of a master")
+    assert "serving on with its 2 workers" in scene.logged()
 
 
 def test_worker_that_its_master_had_no_time_to_tell_of_is_found_and_retired(scene: SupervisorScene) -> None:

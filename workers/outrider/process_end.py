@@ -47,10 +47,11 @@ def close_loop(loop: asyncio.AbstractEventLoop, end_by: float) -> None:
 def exit_of_application(error: SystemExit, log: Any) -> SystemExit:
     """How a worker ends that has served, if the application calls `sys.exit()` outside of a request.
 
-    With one of gunicorn's exit codes for a boot that failed, it would take the whole service with it.
+    With one of gunicorn's exit codes for a boot that failed, it would take the whole service with it; with 0 it would
+    pass for a worker that has finished what it held, which nobody counts as a crash.
     """
     log.warning("The worker ends: the application called sys.exit(%s) outside of a request", error.code)
-    return SystemExit(1) if error.code in _HALTING_CODES else error
+    return SystemExit(1) if error.code in (None, 0, *_HALTING_CODES) else error
 
 
 def limit_wait_for_threads(log: Any, end_by: float, flush: Callable[[float], object]) -> None:

@@ -11,6 +11,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import uvloop
@@ -29,6 +30,7 @@ from outrider.http1_encoding import DefaultHeaders
 from outrider.inherited_tls import InheritedTLS
 from outrider.lifespan import Lifespan, LifespanError
 from outrider.log_errors import quiet_handler_errors
+from outrider.log_files import reopen_log_files
 from outrider.log_format import use_log_format
 from outrider.log_writer import LogWriter
 from outrider.loop_busy import TimedLoop
@@ -189,7 +191,7 @@ class UvicornWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
         signal.signal(signal.SIGTERM, self._stop_handler(loop, self._request_drain, graceful))
         for fast in (signal.SIGINT, signal.SIGQUIT):
             signal.signal(fast, self._stop_handler(loop, self._request_quick_stop, QUICK_LIMIT))
-        loop.add_signal_handler(signal.SIGUSR1, self.log_writer.call, self.log.reopen_files)
+        loop.add_signal_handler(signal.SIGUSR1, self.log_writer.call, partial(reopen_log_files, self.log))
         for ignored in (signal.SIGHUP, signal.SIGWINCH):
             loop.add_signal_handler(ignored, self.log.debug, "worker: %s ignored", ignored.name)
 
