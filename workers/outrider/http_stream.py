@@ -299,10 +299,12 @@ class HTTPStream(ExtendedResponse):
 
     def _complete(self) -> None:
         self.response = _COMPLETE
-        self._account()
-        if self._waiter is not None:
-            self._wake()
-        self._wire.response_complete(self)
+        try:
+            self._account()
+            if self._waiter is not None:
+                self._wake()
+        finally:  # whatever a hook has raised, or the depth of the stack: the connection goes on
+            self._wire.response_complete(self)
 
     def _account(self) -> None:
         """Count the exchange, and tell whoever watches; once, at its end."""
@@ -322,7 +324,7 @@ class HTTPStream(ExtendedResponse):
 
     def _is_event_stream(self) -> bool:
         return any(
-            name.lower() == b"content-type" and value.lower().startswith(b"text/event-stream")
+            bytes(name).lower() == b"content-type" and bytes(value).lower().startswith(b"text/event-stream")
             for name, value in self._headers
         )
 

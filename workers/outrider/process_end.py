@@ -44,12 +44,16 @@ def close_loop(loop: asyncio.AbstractEventLoop, end_by: float) -> None:
     loop.close()
 
 
-def exit_of_application(error: SystemExit, log: Any) -> SystemExit:
-    """How a worker ends that has served, if the application calls `sys.exit()` outside of a request.
+def exit_of_application(error: BaseException, log: Any) -> SystemExit:
+    """How a worker ends that has served, if the application ends it outside of a request, as by `sys.exit()`.
 
     With one of gunicorn's exit codes for a boot that failed, it would take the whole service with it; with 0 it would
-    pass for a worker that has finished what it held, which nobody counts as a crash.
+    pass for a worker that has finished what it held, which nobody counts as a crash. A KeyboardInterrupt would have
+    gunicorn's arbiter, of which this process has a copy, stop the other workers.
     """
+    if not isinstance(error, SystemExit):
+        log.error("The worker ends: the application raised %r outside of a request", error, exc_info=error)
+        return SystemExit(1)
     log.warning("The worker ends: the application called sys.exit(%s) outside of a request", error.code)
     return SystemExit(1) if error.code in (None, 0, *_HALTING_CODES) else error
 

@@ -8,7 +8,7 @@ from http import HTTPStatus
 from typing import Any
 from urllib.parse import quote
 
-from outrider.runtime import Address, Scope
+from outrider.runtime import Address, Scope, path_of
 
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
@@ -113,9 +113,9 @@ class ResponseView:
 
 def raw_uri(scope: Scope) -> str:
     """Return path and query as they came."""
-    path: bytes = scope["raw_path"]
-    query: bytes = scope["query_string"]
-    return (b"%b?%b" % (path, query) if query else path).decode("latin-1")
+    path = path_of(scope)
+    query = scope["query_string"].decode("latin-1")
+    return f"{path}?{query}" if query else path
 
 
 def visible_path(scope: Scope) -> str:

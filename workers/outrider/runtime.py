@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from inspect import CORO_CREATED, getcoroutinestate
 from typing import TYPE_CHECKING, Any, Protocol, cast
+from urllib.parse import quote
 
 from outrider.heap import keep_freed_memory
 from outrider.http1_encoding import DefaultHeaders
@@ -257,7 +258,13 @@ def name_peer(client: Address | None) -> str:
 def name_request(scope: Scope) -> str:
     """How a log names a request: with its path as the client sent it, in which no decoded line break forges a line."""
     # An application may have taken out what is optional; a WebSocket has no method.
-    return f"{scope.get('method', 'WebSocket')} {scope.get('raw_path', b'').decode('latin-1')}"
+    return f"{scope.get('method', 'WebSocket')} {path_of(scope)}"
+
+
+def path_of(scope: Scope) -> str:
+    """The path as the client sent it; if an application has changed that, or taken it out, the one it has left."""
+    path = scope.get("raw_path")
+    return path.decode("latin-1") if isinstance(path, bytes) else quote(str(scope.get("path", "")))
 
 
 def _nothing() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import math
 import os
-import queue
 import signal
 import sys
 import time
@@ -24,6 +23,7 @@ from outrider.app_loading import load_application, make_error_app
 from outrider.config import ServerConfig
 from outrider.dump import Dump
 from outrider.errors import Aborted, ConfigurationError
+from outrider.fork_signals import keep_handlers_from_forks, signals_since_fork
 from outrider.gunicorn_settings import refuse_unsupported
 from outrider.heap import freeze_boot_objects
 from outrider.http1_encoding import DefaultHeaders
@@ -146,6 +146,9 @@ class UvicornWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
                 f"user, group: this process may not become uid {self.cfg.uid}, gid {self.cfg.gid} ({error}). "
                 "Start gunicorn as root, or leave the settings out."
             )
+        except KeyboardInterrupt:  # from the import: in gunicorn's frames, below, it would halt the whole service
+            self.log.exception("Exception in worker process")
+            sys.exit(Arbiter.WORKER_BOOT_ERROR)
 
     def load_wsgi(self) -> None:
         """gunicorn: import the application.
@@ -180,7 +183,10 @@ class UvicornWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
         signal.signal(signal.SIGUSR2, self._handle_usr2)
         super().init_signals()
         signal.signal(signal.SIGHUP, self._ignore_signal)
-        early = _signals_since_fork(arbiter)
+        keep_handlers_from_forks(__name__)
+        early = signals_since_fork(arbiter)
+        if signal.SIGUSR1 in early:
+            reopen_log_files(self.log)
         if early & {signal.SIGINT, signal.SIGQUIT}:
             self.handle_quit(signal.SIGQUIT, None)
         if signal.SIGTERM in early:
@@ -229,7 +235,12 @@ class UvicornWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
                 self._server.leave_queues()  # uvloop polls once more before it lets the exception out
             self.cfg.worker_abort(self)
         finally:
-            raise Aborted(1)
+            aborted = Aborted(1)
+            if self._runtime is not None:
+                with suppress(RuntimeError):  # the loop is closed
+                    # An `except:` of the application's may swallow the first.
+                    self._runtime.loop.call_soon_threadsafe(aborted.raise_again)
+            raise aborted
 
     def _request_drain(self, asked_at: float | None = None) -> None:
         self.alive = False
@@ -261,13 +272,14 @@ class UvicornWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
                 loop.run_until_complete(self._serve(loop))
             except (LifespanError, ProbeError) as error:
                 failure = str(error)
-            except SystemExit as error:
-                if isinstance(error, Aborted) or self.row[Field.STATE] < WorkerState.READY:
-                    raise
-                raise exit_of_application(error, self.log) from None
             self._ignore_late_signals()
             # Not after a SystemExit: it has left the loop in the middle of a callback.
             close_loop(loop, self._end_by)
+        except (SystemExit, KeyboardInterrupt, asyncio.CancelledError) as error:
+            if isinstance(error, Aborted) or self.row[Field.STATE] < WorkerState.READY:
+                raise
+            raise exit_of_application(error, self.log) from None
+        else:
             if failure:
                 self._fail_boot(failure)
         finally:
@@ -278,7 +290,7 @@ class UvicornWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
             self.log_writer.expect_exit(exit_status(), self._end_by)
 
     def _ignore_late_signals(self) -> None:
-        for late in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+        for late in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1):
             signal.signal(late, self._ignore_signal)
 
     def _new_loop(self) -> asyncio.AbstractEventLoop:
@@ -381,16 +393,6 @@ class UvicornWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
         """Should the loop be blocked at the deadline, abort: the stacks are logged, and the process ends."""
         self._end_by = min(self._end_by or deadline, deadline)
         self._watchdog.expire_at(deadline, _abort)
-
-
-def _signals_since_fork(arbiter: object) -> set[int]:
-    """Signals that came between the fork and now: the inherited handler put them where nobody reads them."""
-    signals: set[int] = set()
-    if isinstance(arbiter, Arbiter):
-        with suppress(queue.Empty):
-            while True:
-                signals.add(arbiter.SIG_QUEUE.get_nowait())
-    return signals
 
 
 def _abort() -> None:
