@@ -23,7 +23,7 @@ from outrider.app_loading import load_application, make_error_app
 from outrider.config import ServerConfig
 from outrider.dump import Dump
 from outrider.errors import Aborted, ConfigurationError
-from outrider.fork_signals import keep_handlers_from_forks, signals_since_fork
+from outrider.fork_signals import signals_since_fork
 from outrider.gunicorn_settings import refuse_unsupported
 from outrider.heap import freeze_boot_objects
 from outrider.http1_encoding import DefaultHeaders
@@ -183,7 +183,6 @@ class UvicornWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
         signal.signal(signal.SIGUSR2, self._handle_usr2)
         super().init_signals()
         signal.signal(signal.SIGHUP, self._ignore_signal)
-        keep_handlers_from_forks(__name__)
         early = signals_since_fork(arbiter)
         if signal.SIGUSR1 in early:
             reopen_log_files(self.log)
