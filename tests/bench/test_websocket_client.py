@@ -14,6 +14,8 @@ from loads import LOADS
 
 PLAIN, DEFLATE = LOADS["websocket-64b-32"], LOADS["websocket-64b-32-deflate"]
 ECHO = b"\x81\x40" + PLAIN.body
+ENOUGH = 4
+"""Messages that each peer shall hear, unless it closes the connection."""
 
 
 class Peer:
@@ -36,6 +38,10 @@ class Peer:
                 for piece in pieces:
                     self._server.sendall(piece)
 
+    @property
+    def has_enough(self) -> bool:
+        return self.messages >= ENOUGH or not self._thread.is_alive()
+
     def stop(self) -> None:
         self.client.close()
         self._thread.join(10)
@@ -57,9 +63,28 @@ def peers() -> Iterator[MakePeer]:
         peer.stop()
 
 
-def result(*peers: Peer, bits: int = 0) -> wrk.Result:
+class Clock:
+    """Stands still until every peer has enough. From then on, each look at it takes a while."""
+
+    def __init__(self, *peers: Peer) -> None:
+        self._peers = peers
+        self._now = 0.0
+
+    def perf_counter(self) -> float:
+        if all(peer.has_enough for peer in self._peers):
+            self._now += 0.01
+        return self._now
+
+
+def generate(*peers: Peer, bits: int = 0) -> str:
     load = DEFLATE if bits else PLAIN
-    return wrk.parse(websocket_client.generate([peer.client for peer in peers], load, bits, 0.05))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(websocket_client, "time", Clock(*peers))
+        return websocket_client.generate([peer.client for peer in peers], load, bits, 0.1)
+
+
+def result(*peers: Peer, bits: int = 0) -> wrk.Result:
+    return wrk.parse(generate(*peers, bits=bits))
 
 
 def test_client_sends_next_message_after_each_reply(peers: MakePeer) -> None:
@@ -114,8 +139,7 @@ def test_run_hands_the_connections_over(monkeypatch: pytest.MonkeyPatch, peers: 
         assert options["pass_fds"] == [peer.client.fileno()]
         assert command[:3] == ["taskset", "-c", "1"]
         assert command[-4:] == [PLAIN.key, "4", "0", str(peer.client.fileno())]
-        line = websocket_client.generate([peer.client], PLAIN, 0, 0.01)
-        return subprocess.CompletedProcess(command, 0, line, "")
+        return subprocess.CompletedProcess(command, 0, generate(peer), "")
 
     monkeypatch.setattr(subprocess, "run", run)
     assert websocket_client.run([Opened()], PLAIN, seconds=4, core=1).requests > 0  # type: ignore[list-item]  # a fake

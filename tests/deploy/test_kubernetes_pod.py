@@ -297,11 +297,11 @@ def test_adapter_finds_out_that_a_loop_is_blocked(pod: Pod, tmp_path: Path) -> N
         "<<.GroupBy>>", "pod"
     )
     with pod.blocked_loop():
-        until(lambda: max(pod.busy_ratios()) > 0.9, 10, what="a worker that says so")
+        until(lambda: max(pod.busy_ratios()) > 0.9, 20, what="a worker that says so, by its last 5 to 10 s")
         prometheus = Prometheus(pod.node, tmp_path / "prometheus.yml", tmp_path)
         try:
             prometheus.wait_until_scraped()
-            assert prometheus.query(rule["seriesQuery"]), "the adapter finds the series by this"
+            until(lambda: prometheus.query(rule["seriesQuery"]), 10, what="the series, as the adapter finds it")
 
             def looks_busy() -> bool:
                 # A step of the query is at each quarter of a minute: the next one sees the latest scrape.

@@ -225,5 +225,13 @@ def test_every_alert_is_evaluated_and_none_fires(prometheus: Prometheus) -> None
 
 
 def test_every_panel_has_something_to_show(prometheus: Prometheus) -> None:
-    until(lambda: prometheus.query("rate(outrider_requests_total[10s])"), 20, what="two scrapes")
-    assert {title for title, query in panels() if not prometheus.query(query)} == EMPTY_IN_A_SOUND_SERVICE
+    def empty() -> set[str]:
+        return {title for title, query in panels() if not prometheus.query(query)}
+
+    # How busy a loop is becomes known after some seconds. On a busy machine one may be blocked: that is shown, too.
+    until(
+        lambda: empty() <= EMPTY_IN_A_SOUND_SERVICE,
+        30,
+        what="something in every panel",
+        explain=lambda: f"nothing in {empty()}",
+    )

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import signal
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
@@ -19,6 +19,8 @@ from outrider_testing.serving import Serve
 WORKERS = 4
 CONNECTIONS = 400
 MOST_ABOVE_MEAN = 1.15
+ROUNDS = 3
+"""A worker that got no processor for a moment has left its share to the others, as it should: then once more."""
 
 pytestmark = pytest.mark.usefixtures("many_descriptors")
 
@@ -57,16 +59,25 @@ def ask_pid(connection: HTTPConnection) -> bytes:
     return connection.request("GET", "/pid").body
 
 
-def check_balance(workers: Iterable[bytes]) -> None:
-    shares = Counter(workers)
-    assert shares.total() == CONNECTIONS
-    assert len(shares) == WORKERS, shares
-    assert max(shares.values()) <= MOST_ABOVE_MEAN * CONNECTIONS / WORKERS, shares
+def check_balance(connect: Callable[[], Iterable[bytes]]) -> None:
+    """`connect` gives who has answered on each of the connections, which were open together."""
+    seen = []
+    for _ in range(ROUNDS):
+        shares = Counter(connect())
+        assert shares.total() == CONNECTIONS
+        if len(shares) == WORKERS and max(shares.values()) <= MOST_ABOVE_MEAN * CONNECTIONS / WORKERS:
+            return
+        seen.append(shares)
+    raise AssertionError(seen)
+
+
+def connect_one_by_one(server: GunicornProcess) -> list[bytes]:
+    with contextlib.ExitStack() as stack:
+        return [ask_pid(stack.enter_context(server.connect())) for _ in range(CONNECTIONS)]
 
 
 def test_connections_opened_one_by_one_spread_evenly(server: GunicornProcess) -> None:
-    with contextlib.ExitStack() as stack:
-        check_balance(ask_pid(stack.enter_context(server.connect())) for _ in range(CONNECTIONS))
+    check_balance(lambda: connect_one_by_one(server))
 
 
 def test_connections_opened_in_a_burst_spread_evenly(server: GunicornProcess) -> None:
@@ -85,7 +96,7 @@ def test_connections_opened_in_a_burst_spread_evenly(server: GunicornProcess) ->
         async with asyncio.timeout(20):
             return await asyncio.gather(*(ask() for _ in range(CONNECTIONS)))
 
-    check_balance(asyncio.run(ask_all()))
+    check_balance(lambda: asyncio.run(ask_all()))
 
 
 def test_connections_stay_balanced_after_a_worker_died(server: GunicornProcess) -> None:
@@ -96,5 +107,4 @@ def test_connections_stay_balanced_after_a_worker_died(server: GunicornProcess) 
         server.signal(signal.SIGKILL, server.workers()[0])
         server.until(lambda: len(server.booted_workers()) == WORKERS + 1, what="a new worker")
     wait_until_all_answer(server)
-    with contextlib.ExitStack() as stack:
-        check_balance(ask_pid(stack.enter_context(server.connect())) for _ in range(CONNECTIONS))
+    check_balance(lambda: connect_one_by_one(server))

@@ -263,9 +263,10 @@ def test_client_that_sends_garbage_is_refused(undisturbed: GunicornProcess, garb
 def test_client_that_sends_oversized_head_is_told(
     undisturbed: GunicornProcess, target: str, fields: list[tuple[str, str]], status: int
 ) -> None:
+    request = encode_request("GET", target, fields)  # it takes a while, for which no connection shall wait
     with undisturbed.connect(timeout=5.0) as connection:
         with contextlib.suppress(ConnectionError):  # refused before everything was sent
-            connection.send(encode_request("GET", target, fields))
+            connection.send(request)
         assert connection.read_response().status == status
         assert connection.is_closed_by_peer(5.0)
 

@@ -26,6 +26,7 @@ from outrider_testing.serving import Serve, Supervise
 from outrider_testing.waiting import until
 
 FILLING = bytes(4096)
+KILLS = 3
 
 
 def fill(descriptor: int) -> int:
@@ -85,13 +86,19 @@ def test_worker_ends_though_nobody_reads_its_log(serve: Serve, fifo: FIFO) -> No
 
 def test_last_words_reach_the_error_log_though_the_access_log_hangs(serve: Serve, fifo: FIFO) -> None:
     server = serve(PROBE, "--access-logfile", fifo.path, "--timeout", "2", env={"OUTRIDER_STALL_WARNING": "0"})
-    (worker,) = server.workers()
-    server.get("/")
-    with server.connect(timeout=15.0) as connection:
-        connection.send(encode_request("GET", "/block?seconds=30"))
-        server.wait_until_gone(worker)
-    log = server.log_text()
-    assert "hold_loop_in_system_call" in log[: log.index("WORKER TIMEOUT")]
+
+    def are_in_time() -> bool:
+        logged = len(server.log_text())
+        server.get("/")
+        (worker,) = server.workers()
+        with server.connect(timeout=15.0) as connection:
+            connection.send(encode_request("GET", "/block?seconds=30"))
+            server.wait_until_gone(worker)
+        log = server.log_text()[logged:]
+        return "hold_loop_in_system_call" in log[: log.index("WORKER TIMEOUT")]
+
+    # For a worker that gets no processor meanwhile, the master does not wait.
+    assert any(are_in_time() for _ in range(KILLS))
 
 
 def test_supervisor_obeys_though_nobody_reads_its_log(supervise: Supervise) -> None:

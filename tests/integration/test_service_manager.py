@@ -162,6 +162,15 @@ def bind(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return f"unix:{tmp_path}/s" if request.param == "unix" else "127.0.0.1:0"
 
 
+@pytest.fixture
+def admin() -> Iterator[str]:
+    """An address that nobody else takes while no supervisor runs: bound here, but not listening, a port stays ours."""
+    with socket.socket() as reservation:
+        reservation.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        reservation.bind(("127.0.0.1", 0))
+        yield f"127.0.0.1:{reservation.getsockname()[1]}"
+
+
 def crash(server: OutriderProcess) -> None:
     server.signal(signal.SIGKILL)
     server.wait()
@@ -199,10 +208,8 @@ def test_queue_outlives_a_supervisor_and_all_its_workers(
 
 
 def test_workers_of_a_dead_supervisor_drain_beside_the_next_one(
-    supervise: Supervise, manager: ServiceManager, tmp_path: Path, bind: str
+    supervise: Supervise, manager: ServiceManager, tmp_path: Path, bind: str, admin: str
 ) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        admin = f"127.0.0.1:{free.getsockname()[1]}"
     options = ("--bind", bind, "--admin-bind", admin, "--pid", f"{tmp_path}/pid")
     server = supervise(*options, env=manager.environment())
     with server.hold("request") as held:

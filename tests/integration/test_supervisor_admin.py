@@ -62,7 +62,9 @@ def test_counters_survive_kills_reloads_and_upgrades(server: OutriderProcess) ->
     send(20)
     assert requests(look()) == first + sent
     for _ in range(2):
-        os.kill(server.workers()[0], signal.SIGKILL)
+        victim = server.workers()[0]
+        os.kill(victim, signal.SIGKILL)
+        server.wait_until_gone(victim)  # which takes a while on a busy machine, and it is not to be killed twice
         server.wait_until_settled(WORKERS)
         send(10)
         assert requests(look()) == first + sent

@@ -15,6 +15,8 @@ from outrider_testing.serving import Supervise
 CLIENTS = 6
 # Far longer than it takes until the canary has got a connection and failed; it would pass without any request.
 OPTIONS = ("--canary-seconds", "10", "--canary-requests", "1000000")
+# No connection ends while a client that waits for the processor is about to ask on it.
+PATIENT = ("--keep-alive", "60", "--drain-linger", "60")
 
 
 @contextmanager
@@ -41,7 +43,7 @@ def clients_that_keep_their_connections(server: OutriderProcess) -> Iterator[Non
 
 
 def test_canary_sees_the_requests_of_clients_that_stay_connected(supervise: Supervise) -> None:
-    server = supervise(*OPTIONS, workers=2, launcher=BUSY_MACHINE)
+    server = supervise(*OPTIONS, *PATIENT, workers=2, launcher=BUSY_MACHINE)
     before = server.workers(1)
     with clients_that_keep_their_connections(server):
         releases.deploy(server.directory, releases.faulty(2, "half fails"))

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from outrider_testing import releases
+from outrider_testing.launchers import BUSY_MACHINE
 from outrider_testing.processes import session_members
 from outrider_testing.serving import Supervise
 
@@ -63,7 +64,10 @@ def test_supervisor_of_idle_workers_takes_no_time_and_little_memory(supervise: S
 
 def test_reload_takes_the_memory_of_one_more_worker_and_one_more_master(supervise: Supervise) -> None:
     server = supervise(
-        "--max-surge", "1", "--canary-seconds", "0.3", "--canary-requests", "0", workers=WORKERS, env=NOT_MEASURED
+        *("--max-surge", "1", "--canary-seconds", "0.3", "--canary-requests", "0"),
+        workers=WORKERS,
+        env=NOT_MEASURED,
+        launcher=BUSY_MACHINE,
     )
     releases.deploy(server.directory, releases.large(1, MEBIBYTES))
     server.reload().check()

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from outrider_testing import releases
-from outrider_testing.launchers import AS_PID_1, can_be_pid_1
+from outrider_testing.launchers import AS_PID_1, BUSY_MACHINE, can_be_pid_1
 from outrider_testing.outrider_process import OutriderProcess
 from outrider_testing.processes import children, session_members, zombies
 from outrider_testing.serving import Supervise
@@ -91,7 +91,7 @@ def test_supervisor_killed_in_a_reload_leaves_no_orphan(
     supervise: Supervise, prepare: Callable[[OutriderProcess], None]
 ) -> None:
     # Whoever does not end by itself is soon killed.
-    server = supervise(*LONG_CANARY, workers=2, config="graceful_timeout = 2")
+    server = supervise(*LONG_CANARY, workers=2, config="graceful_timeout = 2", launcher=BUSY_MACHINE)
     prepare(server)
     kill_and_wait(server)
 
@@ -123,7 +123,7 @@ def test_workers_of_a_killed_master_serve_until_there_is_another(supervise: Supe
 
 
 def test_master_killed_in_a_reload_is_rolled_back(supervise: Supervise) -> None:
-    server = supervise(*LONG_CANARY, workers=2)
+    server = supervise(*LONG_CANARY, workers=2, launcher=BUSY_MACHINE)
     before = server.workers()
     reload = server.begin("reload")
     server.until(lambda: server.workers(2), what="a canary")

@@ -54,6 +54,7 @@ def test_reload_serves_the_release_that_the_link_was_switched_to(deployed: Outri
     make_release(deployed.directory, 2)
     switch(deployed.directory, 2)
     deployed.reload().check()
+    deployed.wait_until_settled(1, generation=2)
     assert deployed.version() == "2"
     assert "read r2" in deployed.events()  # its gunicorn.conf.py, too
 
@@ -64,6 +65,7 @@ def test_reload_after_an_upgrade_follows_a_link_whose_first_release_was_removed(
     shutil.rmtree(deployed.directory / "r1")
     deployed.upgrade().check()
     deployed.reload().check()
+    deployed.wait_until_settled(1, generation=2)
     assert deployed.version() == "2"
 
 

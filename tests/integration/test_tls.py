@@ -125,7 +125,7 @@ def test_changed_certificate_is_used_without_losing_a_connection(
     live.mkdir()
     link(live, pairs["first"])
     options = ("--certfile", str(live / "live.crt"), "--keyfile", str(live / "live.key"), *preload)
-    server = serve("tlsapp:app", *options, workers=0, files={"tlsapp.py": APP})
+    server = serve("tlsapp:app", *options, "--keep-alive", "60", workers=0, files={"tlsapp.py": APP})
     server.tls = authority.client_context()
     server.wait_until_ready()
     with server.connect() as kept:

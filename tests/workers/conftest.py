@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from gunicorn.config import Config
+from setproctitle import getproctitle, setproctitle
 
 from outrider.runtime import ASGIApp
 from outrider.settings import load_settings
@@ -111,11 +112,13 @@ def memory_file() -> Iterator[int]:
 
 @pytest.fixture
 def fresh_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Let no test find what another worker has left in this process: its scoreboard, its TLS, its handlers of logs."""
+    """Let no test find what another worker has left in this process: scoreboard, TLS, handlers of logs, and title."""
+    title = getproctitle()
     monkeypatch.setattr(UvicornWorker, "_board", None)
     monkeypatch.setattr(UvicornWorker, "_inherited_tls", None)
     monkeypatch.delenv("SERVER_SOFTWARE", raising=False)
     yield
+    setproctitle(title)
     for name in ("gunicorn.access", "gunicorn.error"):
         logger = logging.getLogger(name)
         for handler in list(logger.handlers):

@@ -68,17 +68,18 @@ PRELUDE = """
 import ctypes, logging, os, time
 from outrider import watchdog
 watchdog.HARD_EXIT_GRACE = 0.0
-def block_with_interpreter_lock():
+def block_with_interpreter_lock(*deadline):
+    print("blocks", flush=True)
+    if deadline:
+        dog.expire_at(time.monotonic() + deadline[0], list)
     while dog._dead_man._descriptor is None:
         os.sched_yield()
-    print("blocked", flush=True)
     ctypes.PyDLL(None).pause()
 """
 SELF_EXIT = """
 dog = watchdog.Watchdog(logging.getLogger(), list, 0, 0)
 dog.start()
-dog.expire_at(time.monotonic() + 0.2, print)
-block_with_interpreter_lock()
+block_with_interpreter_lock(0.2)
 """
 LAST_WORDS = """
 dog = watchdog.Watchdog(logging.getLogger(), list, 0, 0.5)
@@ -113,7 +114,7 @@ def test_process_that_holds_interpreter_lock_ends_after_deadline() -> None:
             out, err = process.communicate(timeout=PATIENCE)
         finally:
             process.kill()
-    assert (process.returncode, out) == (1, b"blocked\n")
+    assert (process.returncode, out) == (1, b"blocks\n")
     assert b"in block_with_interpreter_lock" in err
 
 

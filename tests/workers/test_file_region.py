@@ -296,10 +296,11 @@ def test_kernel_is_asked_for_no_more_than_the_loop_may_wait_for(
 def test_thread_that_sends_uses_descriptors_that_nobody_else_closes(
     loop: ManualLoop, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    gate = threading.Event()
+    begun, gate = threading.Event(), threading.Event()
     sendfile = os.sendfile
 
     def wait_and_send(*args: int) -> int:
+        begun.set()
         gate.wait(10)
         return sendfile(*args)
 
@@ -312,6 +313,7 @@ def test_thread_that_sends_uses_descriptors_that_nobody_else_closes(
         with ours, FileRegion.open(str(path)) as region:
             task = loop.create_task(region.send(loop, ours.fileno()))
             loop.run_ready()
+            assert begun.wait(10)
             task.cancel()
             loop.run_ready()
         gate.set()

@@ -166,9 +166,12 @@ def test_signal_after_the_end_does_not_disturb_it(fork: Fork, sig: int) -> None:
 
 
 def test_quick_stop_leaves_stuck_threads_behind(fork: Fork, tmp_path: Path) -> None:
-    async def threaded(_scope: Any, _receive: Any, _send: Any) -> None:
+    def hang() -> None:
         (tmp_path / "started").touch()
-        await asyncio.to_thread(threading.Event().wait)
+        threading.Event().wait()
+
+    async def threaded(_scope: Any, _receive: Any, _send: Any) -> None:
+        await asyncio.to_thread(hang)
 
     worker = fork(lambda: threaded, asgi_lifespan="off")
     with worker.connect() as client:

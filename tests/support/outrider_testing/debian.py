@@ -1,7 +1,8 @@
 """A Debian of its own for tests that need a clean machine: made once by debootstrap, copied for each user.
 
 It holds `PACKAGES` and what they need, and no compiler. The machine's name servers, certificates and pip configuration
-are carried over when a copy is made; nothing else of the machine is seen inside. Needs root.
+are carried over when a copy is made; nothing else of the machine is seen inside. An `outrider` that is installed there
+is patient with canaries. Needs root.
 """
 
 from __future__ import annotations
@@ -34,6 +35,15 @@ BUNDLE = "/etc/ssl/certs/ca-certificates.crt"
 """Where the machine's certificates are inside."""
 
 _MAKING = 600.0  # seconds; 30 with a near mirror
+# Every Python inside runs this. As with `launchers.BUSY_MACHINE`, a second without the processor is no canary's fault.
+_PATIENCE = """\
+try:
+    from outrider_supervisor import canary
+except ImportError:  # it is not installed in this environment
+    pass
+else:
+    canary.MOST_LAG = 3
+"""
 _PROXIES = ("http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
 
 # Runs in namespaces of its own, so all that is mounted goes with them. $1 is the root, then come places of the machine
@@ -107,6 +117,8 @@ def debian() -> Iterator[Debian]:
         if not is_mounted:  # as in a container, whose root is one already
             subprocess.run(["cp", "--archive", "--reflink=auto", f"{base}/.", root], check=True)
         try:
+            for place in root.glob("etc/python3.*"):  # where /usr/lib/python3.*/sitecustomize.py leads
+                (place / "sitecustomize.py").write_text(_PATIENCE)
             yield Debian(root, tuple(_carry_over(root)))
         finally:
             if is_mounted:

@@ -40,7 +40,7 @@ from outrider_supervisor.reports import encode_report
 from outrider_supervisor.service import Service
 from outrider_supervisor.supervisor import Supervisor
 from outrider_testing.fakes import ManualLoop
-from outrider_testing.processes import children, is_running, read_process
+from outrider_testing.processes import all_children, read_process
 from outrider_testing.services import make_service
 from outrider_testing.waiting import until
 
@@ -141,6 +141,8 @@ class SupervisorScene:
         self.notifier = FakeNotifier()
         self.is_starting_refused = False
         self._is_closed = False
+        self._others = all_children(os.getpid())
+        """Servers that serve a whole session are children of this process, too."""
         monkeypatch.setattr(supervisor_module, "become_subreaper", lambda: True)  # it would outlive the test
         monkeypatch.setattr(setproctitle, "setproctitle", self.titles.append)
         monkeypatch.setattr(seam_module, "MasterStarter", lambda *args: _FakeStarter(self, args[-1]))
@@ -271,13 +273,11 @@ class SupervisorScene:
 
     def close(self) -> None:
         """Leave nothing behind."""
-        masters = [each.pid for each in self.masters.values()]
         self.close_supervisor()
         self.journal.close()
-        for pid in {*masters, *self.pids, *children(os.getpid())}:
-            if is_running(pid):
-                os.kill(pid, signal.SIGKILL)
-        _reap_all()
+        for pid in all_children(os.getpid()) - self._others:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
         for each in self.masters.values():
             each.end.close()
 
@@ -285,14 +285,6 @@ class SupervisorScene:
         if isinstance(self.service, Exception):
             raise self.service
         return self.service
-
-
-def _reap_all() -> None:
-    try:
-        while True:
-            os.waitpid(-1, 0)
-    except ChildProcessError:  # there is none left
-        return
 
 
 class _FakeStarter:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -17,6 +18,7 @@ from outrider_supervisor.status import Status
 from outrider_testing import releases
 from outrider_testing.documented import REPOSITORY, files
 from outrider_testing.http_client import fetch
+from outrider_testing.launchers import BUSY_MACHINE
 from outrider_testing.network import Host, network
 from outrider_testing.programs import DEADLINE, check_programs, run_program
 from outrider_testing.server_process import SUPPORT
@@ -42,7 +44,8 @@ exec nsenter --target "$(cat "PIDS/$host")" --net --mount --wdns=/ -- sh -c "$*"
 """
 # What a virtual environment of the release would have, without installing anything.
 _PIP = "#!/bin/sh\n"
-_OUTRIDER = f'#!/bin/sh\nexec {sys.executable} -m outrider_supervisor.cli "$@"\n'
+_COMMAND = shlex.join([*BUSY_MACHINE, sys.executable, "-m", "outrider_supervisor.cli"])
+_OUTRIDER = f'#!/bin/sh\nexec {_COMMAND} "$@"\n'
 
 
 class Shop:

@@ -54,6 +54,11 @@ def children(parent: int) -> list[int]:
     return sorted(process.pid for process in processes() if process.parent == parent)
 
 
+def all_children(parent: int) -> set[int]:
+    """Return the pids of the children of `parent`, zombies included."""
+    return {process.pid for process in process_table() if process.parent == parent}
+
+
 def session_members(session: int) -> list[int]:
     """Return the pids that live in a session, whoever their parent is by now."""
     return sorted(process.pid for process in processes() if process.session == session)
