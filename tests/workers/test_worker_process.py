@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 import threading
@@ -105,6 +106,20 @@ def test_signal_between_fork_and_handlers_is_not_lost(fork: Fork, tmp_path: Path
     signal.signal(signal.SIGUSR1, signal.SIG_DFL)
     assert worker.wait() == 0
     assert not (tmp_path / "imported").exists()
+
+
+def test_log_is_reopened_also_if_the_signal_comes_between_fork_and_handlers(fork: Fork, tmp_path: Path) -> None:
+    log = tmp_path / "reopened.log"
+
+    def post_fork(arbiter: Any, _: Any) -> None:
+        logging.getLogger("gunicorn.error").addHandler(logging.FileHandler(log))
+        log.unlink()
+        for sig in (signal.SIGUSR1, signal.SIGTERM):
+            signal.signal(sig, arbiter.signal)
+        os.kill(os.getpid(), signal.SIGUSR1)
+
+    assert b"200 OK" in fork(post_fork=post_fork).get()
+    assert log.exists()
 
 
 def test_term_during_the_import_ends_it(fork: Fork) -> None:
