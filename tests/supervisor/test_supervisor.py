@@ -342,25 +342,17 @@ def test_end_of_a_master_is_told_to_the_machine_and_made_up_for(scene: Superviso
     assert 1 not in scene.supervisor.seam.masters
 
 
-def test_worker_whose_readiness_its_master_had_no_time_to_tell_of_serves(scene: SupervisorScene) -> None:
+@pytest.mark.parametrize("is_known", [False, True])
+def test_worker_whose_readiness_its_master_had_no_time_to_tell_of_serves_and_is_retired(
+    scene: SupervisorScene, is_known: bool
+) -> None:
     scene.start()
     pid = os.posix_spawn(SLEEP[0], SLEEP, {})
     scene.pids.append(pid)
     row = Scoreboard.from_descriptor(scene.supervisor.seam.scoreboard).claim(1)
     row.adopt(pid)
-    scene.supervisor.enqueue(events.FromGeneration(1, WorkerSpawned(pid, 0)))
-    row[Field.STATE] = WorkerState.READY
-    os.kill(scene.masters[1].pid, signal.SIGKILL)
-    scene.until(lambda: 1 not in scene.supervisor.seam.masters, "the end of a master")
-    assert "serving on with its 2 workers" in scene.logged()
-
-
-def test_worker_that_its_master_had_no_time_to_tell_of_is_found_and_retired(scene: SupervisorScene) -> None:
-    scene.start()
-    pid = os.posix_spawn(SLEEP[0], SLEEP, {})
-    scene.pids.append(pid)
-    row = Scoreboard.from_descriptor(scene.supervisor.seam.scoreboard).claim(1)
-    row.adopt(pid)
+    if is_known:
+        scene.supervisor.enqueue(events.FromGeneration(1, WorkerSpawned(pid, 0)))
     row[Field.STATE] = WorkerState.READY
     os.kill(scene.masters[1].pid, signal.SIGKILL)
     scene.until(lambda: 1 not in scene.supervisor.seam.masters, "the end of a master")
