@@ -233,8 +233,11 @@ class Listeners:
 
     def lost(self) -> set[str]:
         """Those that nobody can reach any more, named for people: somebody has removed the path, or bound it anew."""
-        ours = {address: each for address, each in self._open.items() if each.identity is not None}
-        return {self.describe(address) for address, each in ours.items() if identify(each.path) != each.identity}
+        return {
+            self.describe(address)
+            for address, each in self._open.items()
+            if each.identity is not None and identify(each.path) != each.identity
+        }
 
     def backlog(self) -> int | None:
         """How many connections wait to be accepted; None if the kernel does not say so."""

@@ -8,7 +8,6 @@ import multiprocessing
 import signal
 import sys
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +121,7 @@ def test_process_that_the_application_forks_takes_signals_as_python_does(fork: F
     """As early as they come."""
 
     async def forking(_scope: Any, _receive: Any, send: Any) -> None:
-        child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+        child = multiprocessing.get_context("fork").Process(target=signal.pause)
         child.start()
         child.terminate()
         await asyncio.to_thread(child.join)
@@ -140,7 +139,7 @@ def test_process_that_the_application_forks_keeps_the_handlers_of_the_applicatio
 
     def work() -> None:
         begun.touch()
-        time.sleep(60)
+        signal.pause()
 
     async def forking(_scope: Any, _receive: Any, send: Any) -> None:
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))

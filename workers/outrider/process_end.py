@@ -13,7 +13,7 @@ from typing import Any
 
 from gunicorn.arbiter import Arbiter
 
-_HALTING_CODES = frozenset({Arbiter.WORKER_BOOT_ERROR, Arbiter.APP_LOAD_ERROR})
+_MISLEADING_CODES = (None, 0, Arbiter.WORKER_BOOT_ERROR, Arbiter.APP_LOAD_ERROR)
 LEAST_TASK_PATIENCE = 0.01
 MOST_TASK_PATIENCE = 0.2
 """Seconds that tasks and asynchronous generators are given to end, when cancelled."""
@@ -55,7 +55,7 @@ def exit_of_application(error: BaseException, log: Any) -> SystemExit:
         log.error("The worker ends: the application raised %r outside of a request", error, exc_info=error)
         return SystemExit(1)
     log.warning("The worker ends: the application called sys.exit(%s) outside of a request", error.code)
-    return SystemExit(1) if error.code in (None, 0, *_HALTING_CODES) else error
+    return SystemExit(1) if error.code in _MISLEADING_CODES else error
 
 
 def limit_wait_for_threads(log: Any, end_by: float, flush: Callable[[float], object]) -> None:
